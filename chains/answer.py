@@ -1,0 +1,72 @@
+"""Builds the prompt that fits the window and streams the answer to it. Knows nothing about how passages were found."""
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+
+import prompts
+from chains.schema import ChatRequest
+from errors import PromptTooLong
+
+LEAST_ANSWER = 64  # tokens an answer must at least have room for
+
+
+def fit(
+    request: ChatRequest, question: str, passages: Sequence[Document], model: BaseChatModel, *, window: int, max_tokens: int
+) -> tuple[list[BaseMessage], list[Document]]:
+    """The messages for the model, and the passages that are in them.
+
+    The prompt may fill what `window` (tokens) leaves beside an answer of `max_tokens`, but an answer never claims more than half.
+    Passages go in by rank, each whole or not at all; then earlier turns, the latest first, as far as they fit. Raises
+    PromptTooLong if the question alone, or the question with its best passage, does not fit.
+    """
+    budget = window - min(max_tokens, window // 2)
+
+    def build(kept: Sequence[Document], history: Sequence[BaseMessage]) -> list[BaseMessage]:
+        return prompts.load("answer").format_messages(
+            instructions=_instructions(request),
+            passages="\n".join(mark_off(n, passage) for n, passage in enumerate(kept, start=1)),
+            history=list(history),
+            question=question,
+        )
+
+    count = model.get_num_tokens_from_messages
+    kept = list(passages)
+    while kept and count(build(kept, [])) > budget:
+        kept.pop()
+    if not kept:
+        smallest = count(build(passages[:1], []))
+        if smallest > window - LEAST_ANSWER:
+            raise PromptTooLong(
+                f"the question and its best passage take {smallest} tokens; the model's window is {window}, of which"
+                f" {LEAST_ANSWER} are kept for the answer"
+            )
+        kept = list(passages[:1])
+    history = request.history()
+    while history and count(build(kept, history)) > budget:
+        history = _without_oldest_turn(history)
+    return build(kept, history), kept
+
+
+def mark_off(number: int, passage: Document) -> str:
+    """A passage between marks that its own text cannot close or imitate."""
+    citation = passage.metadata.get("citation") or passage.metadata.get("source", "")
+    heading = passage.metadata.get("heading", "")
+    label = escape(f"{citation} {heading}".strip(), quote=True)
+    inert = re.sub(r"<(/?\s*passage)", r"&lt;\1", passage.page_content, flags=re.IGNORECASE)
+    return f'<passage id="{number}" from="{label}">\n{inert}\n</passage>'
+
+
+def _instructions(request: ChatRequest) -> str:
+    wishes = request.instructions()
+    return f"The user also asks:\n{wishes}\n" if wishes else ""
+
+
+def _without_oldest_turn(history: list[BaseMessage]) -> list[BaseMessage]:
+    """Drop up to the next user message, so that what is left starts with one, as chat templates want it."""
+    later = [i for i, message in enumerate(history) if i and message.type == "human"]
+    return history[later[0] :] if later else []

@@ -1,0 +1,178 @@
+"""What goes into the chains and what comes out. Knows nothing about how either is carried."""
+
+from typing import Annotated, Any, Literal, Self
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "no_evidence", "cancelled"]
+
+MESSAGES: dict[Role, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Role
+    content: Annotated[str, Field(max_length=200_000)]
+
+    def to_langchain(self) -> BaseMessage:
+        return MESSAGES[self.role](content=self.content)
+
+
+class Filters(BaseModel):
+    """Restricts retrieval; each field takes one value or a list of which any may match."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    part: str | list[str] | None = Field(None, examples=["15"])
+    section: str | list[str] | None = Field(None, examples=["15.247"])
+    source: str | list[str] | None = Field(None, description="A file as /api/retrieve names it.")
+
+
+class ChatRequest(BaseModel):
+    """A conversation that ends in a question, and how it is to be answered. None takes the server's default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="New tokens at most; lowered to the window.")
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=8)] | None = None
+    k: Annotated[int, Field(ge=1, le=50)] | None = Field(None, description="Passages to answer from, at most.")
+    filters: Filters | None = None
+    summarize: Literal["auto", "always", "never"] = "auto"
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_in_a_question(cls, value: list[Message]) -> list[Message]:
+        if value[-1].role != "user" or not value[-1].content.strip():
+            raise ValueError("the last message must be a question from the user")
+        return value
+
+    @property
+    def question(self) -> str:
+        return self.messages[-1].content.strip()
+
+    def history(self) -> list[BaseMessage]:
+        """The turns before the question, without system messages."""
+        return [m.to_langchain() for m in self.messages[:-1] if m.role != "system"]
+
+    def instructions(self) -> str:
+        """What the caller's own system messages ask for."""
+        return "\n".join(m.content.strip() for m in self.messages if m.role == "system")
+
+
+class Source(BaseModel):
+    """A passage an answer was given; `id` is the number its markers carry and `score` its cosine to the question."""
+
+    id: int
+    citation: str
+    title: str
+    source: str
+    page: int | None
+    edition: str
+    quote: str
+    score: float
+
+    @classmethod
+    def of(cls, number: int, passage: Document) -> "Source":
+        meta = passage.metadata
+        return cls(
+            id=number,
+            citation=meta.get("citation") or meta.get("title") or meta.get("source", ""),
+            title=meta.get("heading") or meta.get("title", ""),
+            source=meta.get("source", ""),
+            page=meta.get("page"),
+            edition=meta.get("edition", ""),
+            quote=passage.page_content,
+            score=round(float(meta.get("score", 0.0)), 4),
+        )
+
+
+class Citation(BaseModel):
+    """A marker in the answer; `attached` tells that the server put it there because the model gave none."""
+
+    marker: int
+    verified: bool
+    attached: bool = False
+
+
+class Usage(BaseModel):
+    """Tokens of the call that answers, counted by the model's own tokenizer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Timings(BaseModel):
+    """Milliseconds since the request reached the chain."""
+
+    retrieval_ms: int = 0
+    first_token_ms: int | None = None
+    total_ms: int = 0
+
+
+class Answer(BaseModel):
+    """A whole answer, as the typed chain gives it."""
+
+    content: str
+    sources: list[Source] = []
+    summary: str | None = None
+    finish_reason: FinishReason
+    citations: list[Citation] = []
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+class RetrieveRequest(BaseModel):
+    """What to look for. `k` None takes the server's default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: Annotated[str, Field(min_length=1, max_length=20_000, examples=["conducted output power 2400-2483.5 MHz"])]
+    k: Annotated[int, Field(ge=1, le=50)] | None = None
+    filters: Filters | None = None
+
+
+class Found(Source):
+    """A source with its whole text and its character span in the document."""
+
+    text: str
+    start: int
+    end: int
+    match: str = Field(description="exact: the query names this citation; search: found by its words and meaning")
+
+
+class RetrieveResults(BaseModel):
+    """What retrieval finds, best first; `id` is the rank."""
+
+    results: list[Found]
+
+
+class SummarizeRequest(BaseModel):
+    """What to summarise: exactly one of the three."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Annotated[str, Field(max_length=2_000_000)] | None = None
+    citation: str | None = Field(None, examples=["47 CFR 15.247"])
+    source: str | None = Field(None, description="A file as /api/retrieve names it")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(bool(value and value.strip()) for value in (self.text, self.citation, self.source)) != 1:
+            raise ValueError("give exactly one of text, citation and source")
+        return self

@@ -1,0 +1,304 @@
+"""The command `fcc-rag`. Each sub-command is a few lines that call a package, or a running server where there is one."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+import settings as configuration
+from client import Client
+from errors import FccRagError, StoreLocked
+
+if TYPE_CHECKING:
+    from services import Library
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Asks FCC rules questions and cites the paragraph each answer rests on.",
+)
+out = Console(highlight=False, soft_wrap=True, markup=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+Url = Annotated[str, typer.Option(help="The server to talk to; by default the one HOST and PORT name.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Count = Annotated[int, typer.Option("-k", min=1, max=50, help="Passages at most.")]
+Part = Annotated[list[str] | None, typer.Option(help="Only this part of the rules; may be repeated.")]
+
+
+def main() -> None:
+    """Run the command; whatever we know to go wrong is one line on stderr and exit status 1."""
+    try:
+        app()
+    except FccRagError as exc:
+        err.print(f"fcc-rag: {exc}")
+        sys.exit(1)
+    except BrokenPipeError:  # `fcc-rag search ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Overrides HOST.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Overrides PORT.", show_default=False)] = None,
+) -> None:
+    """Serve the chat, REST and LangServe faces; fetch the models and index the sample notes if that is still to do."""
+    import uvicorn
+
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    chosen = configuration.load(**given)
+    import server
+
+    # Bound first: a port in use should not cost the loading of a model. Unfinished streams get five seconds at the end.
+    listen = uvicorn.Config(
+        server.create_app(chosen),
+        host=chosen.server.host,
+        port=chosen.server.port,
+        log_level=chosen.server.log_level,
+        timeout_graceful_shutdown=5,
+    )
+    socket = listen.bind_socket()
+    running = uvicorn.Server(listen)
+    running.run(sockets=[socket])
+    if not running.started:
+        sys.exit(3)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders (.txt .md .html .pdf .docx .xml .jsonl).")],
+    prune: Annotated[bool, typer.Option(help="Forget what was indexed from these paths and is gone.")] = False,
+    url: Url = "",
+) -> None:
+    """Index documents. Unchanged ones are skipped; a running server that holds the store does the work."""
+    chosen = configuration.load()
+    absolute = [path.expanduser().absolute() for path in paths]
+    if missing := [path for path in absolute if not path.exists()]:
+        raise FccRagError(f"{missing[0]} does not exist")
+    report = _ingested(chosen, absolute, prune=prune, url=url)
+    _print_report(report)
+    if report["files_failed"] or report["failures"]:
+        sys.exit(1)
+
+
+@app.command()
+def search(query: str, k: Count = 6, part: Part = None, as_json: AsJson = False, url: Url = "") -> None:
+    """Show what retrieval finds for a query, best first."""
+    body = {"query": query, "k": k} | ({"filters": {"part": part}} if part else {})
+    found = _retrieved(configuration.load(), body, url)
+    if as_json:
+        out.print_json(json.dumps(found))
+        return
+    for hit in found["results"]:
+        out.print(f"{hit['id']:>2}. {_place(hit)}  {hit['score']:.2f}{' exact' if hit['match'] == 'exact' else ''}", style="bold")
+        out.print(f"    {' '.join(hit['text'].split())[:300]}\n")
+    if not found["results"]:
+        out.print("nothing found")
+
+
+@app.command()
+def ask(
+    question: str,
+    max_tokens: Annotated[int, typer.Option(min=1, help="New tokens at most.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 gives the same answer each time.")] = 0.0,
+    k: Annotated[int | None, typer.Option("-k", min=1, max=50, help="Passages to answer from.", show_default=False)] = None,
+    part: Part = None,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Answer a question, with a list of the sources it cites."""
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+    }
+    body |= ({"k": k} if k else {}) | ({"filters": {"part": part}} if part else {})
+    chosen = configuration.load()
+    whole: dict[str, Any] = {"content": ""}
+    with _chunks(chosen, body, url) as chunks:
+        for chunk in chunks:
+            if not as_json and (text := chunk.get("content")):
+                out.print(text, end="")
+            whole |= {**chunk, "content": whole["content"] + chunk.get("content", "")}
+    if as_json:
+        out.print_json(json.dumps(whole))
+        return
+    out.print()
+    _print_sources(whole)
+
+
+@app.command()
+def summarize(
+    what: Annotated[str, typer.Argument(help="A file, or a citation such as '47 CFR 15.247'.")], url: Url = ""
+) -> None:
+    """Summarise a file of any length, or an indexed section."""
+    chosen = configuration.load()
+    path = Path(what).expanduser()
+    body = {"text": _text_of(path)} if path.is_file() else {"citation": what}
+    if server := _server(chosen, url):
+        out.print(server.post("/api/summarize", body)["summary"])
+        return
+    import asyncio
+
+    import services
+
+    with services.open_all(chosen) as served:
+        out.print(asyncio.run(served.summarize().ainvoke(body)))
+
+
+@app.command()
+def status(as_json: AsJson = False, url: Url = "") -> None:
+    """Show what a running server has loaded and indexed."""
+    answer = Client(url or configuration.load().server.url).get("/api/status")
+    if as_json:
+        out.print_json(json.dumps(answer))
+        return
+    model, collection, queue = answer["model"], answer["collection"], answer["queue"]
+    adapter = f", adapter {model['adapter']['name']} ({model['adapter']['mode']})" if model["adapter"] else ""
+    out.print(f"model       {model['name']}{adapter}, {model['dtype']}, quantization {model['quantization']}, {model['device']}")
+    out.print(f"collection  {collection['name']} ({collection['place']}), {collection['passages']} passages")
+    out.print(f"queue       {queue['running']} running, {queue['waiting']} waiting of {queue['max_queue']}")
+    out.print(f"memory      {answer['process']['rss_bytes'] / 2**30:.2f} GiB, up {answer['uptime_s']} s, version {answer['version']}")
+    for source in collection["sources"]:
+        out.print(f"  {source['passages']:>6} passages  part {source['part'] or '-':<4} {source['source']}")
+
+
+@app.command()
+def merge(
+    target: Annotated[Path | None, typer.Argument(help="The folder to write; by default LOCAL_MODEL_PATH.", show_default=False)] = None,
+) -> None:
+    """Merge LOCAL_ADAPTER_PATH into LOCAL_BASE_MODEL_PATH and write the model."""
+    import services
+
+    out.print(f"wrote {services.merge(configuration.load_for_merge(), target)}")
+
+
+def _server(chosen: configuration.Settings, url: str) -> Client | None:
+    """The server that was named, or the one of the settings if it runs."""
+    server = Client(url or chosen.server.url)
+    return server if url or server.alive() else None
+
+
+@contextlib.contextmanager
+def _library(chosen: configuration.Settings) -> "Iterator[Library]":
+    import services
+
+    with services.open_library(chosen) as library:
+        yield library
+
+
+def _retrieved(chosen: configuration.Settings, body: dict[str, Any], url: str) -> dict[str, Any]:
+    if server := _server(chosen, url):
+        return server.post("/api/retrieve", body)
+    import asyncio
+
+    from chains import retrieve
+
+    with _library(chosen) as library:
+        return asyncio.run(retrieve.build(library.searching).ainvoke(body))
+
+
+@contextlib.contextmanager
+def _chunks(chosen: configuration.Settings, body: dict[str, Any], url: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """The answer's chunks as plain data, from the server if one runs, else from a model loaded here."""
+    if server := _server(chosen, url):
+        yield server.chat(body)
+        return
+    import asyncio
+
+    import services
+
+    with services.open_all(chosen) as served, asyncio.Runner() as runner:
+        stream: AsyncIterator[dict[str, Any]] = served.chat_as_data().astream(body)
+        yield iter(lambda: runner.run(_next(stream)), None)
+
+
+async def _next(stream: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    return await anext(stream, None)
+
+
+def _ingested(chosen: configuration.Settings, paths: list[Path], *, prune: bool, url: str) -> dict[str, Any]:
+    if not url:
+        try:
+            with _library(chosen) as library, _progress() as show:
+                report = library.indexer.ingest(paths, prune=prune, on_progress=lambda now: show(now.model_dump()))
+                return report.model_dump()
+        except StoreLocked as exc:
+            url = chosen.server.url
+            if not Client(url).alive():
+                raise StoreLocked(f"{exc}; no server answers at {url}, or name it with --url") from None
+    job: dict[str, Any] = {}
+    with _progress() as show:
+        for job in Client(url).ingest([str(path) for path in paths], prune=prune):
+            show(job["progress"])
+    if job["report"] is None:
+        raise FccRagError(job["error"] or f"the ingestion was {job['state']}")
+    return dict(job["report"])
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar over files on a terminal; nothing where stderr is not one."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def show(now: dict[str, Any]) -> None:
+            what = f"{now['documents']} documents, {now['passages']} passages  {now['source']}"
+            bar.update(task, completed=now["done_files"], total=now["total_files"] or None, description=what)
+
+        yield show
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    out.print(
+        f"{report['files_read']} files read, {report['files_skipped']} unchanged, {report['files_failed']} failed; "
+        f"{report['documents_indexed']} documents indexed ({report['documents_replaced']} replaced), "
+        f"{report['documents_unchanged']} unchanged, {report['documents_pruned']} pruned; "
+        f"{report['passages_written']} passages in {report['seconds']:.0f} s" + (" (stopped)" if report["stopped"] else "")
+    )
+    for failure in report["failures"]:
+        err.print(f"failed: {failure['source']}: {failure['reason']}")
+
+
+def _print_sources(answer: dict[str, Any]) -> None:
+    if summary := answer.get("summary"):
+        out.print(f"\nSummary: {summary}")
+    if answer.get("finish_reason") == "length":
+        out.print("\n(cut off at --max-tokens)", style="dim")
+    sources = answer.get("sources", [])
+    cited = [s for s in sources if f"[{s['id']}]" in answer["content"]] or sources
+    if cited:
+        out.print("\nSources:", style="bold")
+    for source in cited:
+        out.print(f" [{source['id']}] {_place(source)}")
+    unverified = sorted({c["marker"] for c in answer.get("citations", []) if not c["verified"]})
+    if unverified:
+        out.print(f"\nNot verified: what is said beside [{'], ['.join(map(str, unverified))}] does not stand there so.", style="yellow")
+
+
+def _place(hit: dict[str, Any]) -> str:
+    page = f", page {hit['page']}" if hit["page"] else ""
+    edition = f"; {hit['edition']}" if hit["edition"] else ""
+    return f"{hit['citation']}  {hit['title']}  ({hit['source']}{page}{edition})"
+
+
+def _text_of(path: Path) -> str:
+    from retrievers import reading
+
+    return reading.text_of(path)
+
+
+if __name__ == "__main__":
+    main()

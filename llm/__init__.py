@@ -1,0 +1,1 @@
+"""Weights in, chat model out. Knows nothing about documents or HTTP."""

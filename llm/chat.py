@@ -1,0 +1,125 @@
+"""A LangChain chat model on the pipeline: messages in, message out, with usage. Knows nothing about retrieval."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
+from langchain_core.tools import BaseTool
+
+from errors import InvalidRequest
+from llm.pipeline import StreamingPipeline
+
+ROLES = {"human": "user", "ai": "assistant", "system": "system"}
+
+
+class ChatPipeline(BaseChatModel):
+    """Applies the model's own chat template once and calls the pipeline; every method has a true async twin."""
+
+    llm: StreamingPipeline
+
+    @property
+    def _llm_type(self) -> str:
+        return "fcc-rag-chat-pipeline"
+
+    @property
+    def window(self) -> int:
+        """Longest prompt plus answer, in tokens."""
+        return self.llm.engine.window
+
+    def get_num_tokens(self, text: str) -> int:
+        return self.llm.get_num_tokens(text)
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool] | None = None,
+    ) -> int:
+        """Tokens of the whole rendered prompt, template included."""
+        return self.llm.get_num_tokens(self._render(messages))
+
+    def _render(self, messages: list[BaseMessage]) -> str:
+        return self.llm.engine.render([{"role": _role(m), "content": m.text} for m in messages])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for piece in self.llm._stream(self._render(messages), stop, **kwargs):  # noqa: SLF001 -- the same interface, a layer down
+            chunk = _chat_chunk(piece)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        pieces = self.llm._astream(self._render(messages), stop, **kwargs)  # noqa: SLF001 -- the same interface, a layer down
+        try:
+            async for piece in pieces:
+                chunk = _chat_chunk(piece)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined] # an async generator; closed now, not when collected
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(list(self._stream(messages, stop, **kwargs)))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result([chunk async for chunk in self._astream(messages, stop, **kwargs)])
+
+
+def _role(message: BaseMessage) -> str:
+    if (role := ROLES.get(message.type.removesuffix("MessageChunk").lower())) is None:
+        raise InvalidRequest(f"messages of type {message.type} are not supported; use user, assistant or system")
+    return role
+
+
+def _chat_chunk(piece: GenerationChunk) -> ChatGenerationChunk:
+    if (info := piece.generation_info) is None:
+        return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
+    usage = UsageMetadata(
+        input_tokens=info["usage"]["prompt_tokens"],
+        output_tokens=info["usage"]["completion_tokens"],
+        total_tokens=info["usage"]["prompt_tokens"] + info["usage"]["completion_tokens"],
+    )
+    metadata = {"finish_reason": info["finish_reason"]}
+    message = AIMessageChunk(
+        content=piece.text, usage_metadata=usage, response_metadata=metadata, chunk_position="last"
+    )
+    return ChatGenerationChunk(message=message, generation_info=metadata)
+
+
+def _result(chunks: list[ChatGenerationChunk]) -> ChatResult:
+    last = chunks[-1].message
+    assert isinstance(last, AIMessageChunk)
+    message = AIMessage(
+        content="".join(chunk.text for chunk in chunks),
+        usage_metadata=last.usage_metadata,
+        response_metadata=last.response_metadata,
+    )
+    return ChatResult(generations=[ChatGeneration(message=message, generation_info=chunks[-1].generation_info)])

@@ -1,0 +1,125 @@
+"""LangChain's HuggingFacePipeline on our engine: async native, per-call sampling, stop strings, cancellation. Knows no chat."""
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+from langchain_huggingface import HuggingFacePipeline
+from pydantic import Field
+
+from errors import InvalidRequest
+from llm.engine import Engine, Event, Failed, Finished, Piece, Sampling
+
+SAMPLING = ("max_tokens", "temperature", "top_p", "seed")
+
+
+class StreamingPipeline(HuggingFacePipeline):
+    """Text in, text out, by an engine that many callers share.
+
+    The stock class starts a thread for each stream that nobody can stop and has no async methods; this one replaces all four ways
+    of calling. `max_tokens`, `temperature`, `top_p`, `seed` and `stop` may be given per call, by `bind` or as arguments.
+    """
+
+    engine: Engine = Field(exclude=True)
+
+    model_config = HuggingFacePipeline.model_config | {"arbitrary_types_allowed": True}
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, *, name: str, engine: Engine) -> Self:
+        """Wrap a loaded model in a transformers text-generation pipeline, as HuggingFacePipeline expects it."""
+        from transformers import pipeline
+
+        return cls(pipeline=pipeline("text-generation", model=model, tokenizer=tokenizer), model_id=name, engine=engine)
+
+    def get_num_tokens(self, text: str) -> int:
+        return self.engine.count_tokens(text)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        request = self.engine.submit(prompt, _sampling(stop, kwargs), events.put)
+        try:
+            while True:
+                event = events.get()
+                yield _chunk(event)
+                if isinstance(event, Finished):
+                    return
+        finally:
+            request.cancel()
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        request = self.engine.submit(prompt, _sampling(stop, kwargs), deliver)
+        try:
+            while True:
+                event = await events.get()
+                yield _chunk(event)
+                if isinstance(event, Finished):
+                    return
+        finally:
+            request.cancel()
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        chunks = [_joined(list(self._stream(prompt, stop, **kwargs))) for prompt in prompts]
+        return LLMResult(generations=[[chunk] for chunk in chunks])
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        async def one(prompt: str) -> Generation:
+            return _joined([chunk async for chunk in self._astream(prompt, stop, **kwargs)])
+
+        async with asyncio.TaskGroup() as group:  # a failure of one cancels the others at once
+            tasks = [group.create_task(one(prompt)) for prompt in prompts]
+        return LLMResult(generations=[[task.result()] for task in tasks])
+
+
+def _sampling(stop: list[str] | None, kwargs: dict[str, Any]) -> Sampling:
+    if unknown := kwargs.keys() - set(SAMPLING):
+        raise InvalidRequest(f"unknown generation argument: {min(unknown)}; known are stop, {', '.join(SAMPLING)}")
+    given = {name: value for name, value in kwargs.items() if value is not None}
+    return Sampling(**given, stop=tuple(stop or ()))
+
+
+def _chunk(event: Event) -> GenerationChunk:
+    match event:
+        case Piece(text):
+            return GenerationChunk(text=text)
+        case Finished(reason, prompt_tokens, completion_tokens):
+            usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+            return GenerationChunk(text="", generation_info={"finish_reason": reason, "usage": usage})
+        case Failed(error):
+            raise error
+
+
+def _joined(chunks: list[GenerationChunk]) -> Generation:
+    return Generation(text="".join(chunk.text for chunk in chunks), generation_info=chunks[-1].generation_info)

@@ -1,0 +1,1 @@
+"""Documents in, passages out. Knows nothing about models that write, prompts or HTTP."""

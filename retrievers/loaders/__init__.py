@@ -1,0 +1,131 @@
+"""Files in, documents out: finds files, chooses the loader for each, and turns what goes wrong into one plain line.
+
+Knows nothing about splitting, embedding or stores.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from errors import DocumentError
+from retrievers.documents import SourceDocument
+from retrievers.loaders.pieces import LoadFailure
+
+_log = logging.getLogger(__name__)
+
+_Loader = Callable[[Path, str, str], Iterator[SourceDocument | LoadFailure]]
+
+SUFFIXES = frozenset({".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx", ".xml", ".jsonl"})
+LARGEST = 200_000_000  # bytes; more is taken for a mistake
+
+
+class Discovery(NamedTuple):
+    """What was found: each file to load with its root, and the files in folders that no loader reads."""
+
+    files: list[tuple[Path, Path]]
+    ignored: list[Path]
+
+
+def discover(paths: Sequence[Path]) -> Discovery:
+    """The files that `paths` name, folders expanded, sorted, each once.
+
+    A folder is the root of the files in it, a named file its own. Hidden files and folders are passed over unless
+    named; a folder that is reached a second time through links is not entered again. A named file is always kept: if it
+    cannot be read, `load` says why.
+    """
+    files: dict[Path, tuple[Path, Path]] = {}
+    ignored: dict[Path, Path] = {}
+    for named in paths:
+        path = Path(os.path.abspath(named))  # noqa: PTH100 -- Path.resolve would lose the names that links give
+        if path.is_dir():
+            for file in _walk(path):
+                if file.suffix.lower() in SUFFIXES:
+                    files.setdefault(file.resolve(), (file, path))
+                else:
+                    ignored.setdefault(file.resolve(), file)
+        else:
+            files.setdefault(path.resolve(), (path, path))
+    return Discovery(list(files.values()), [file for real, file in ignored.items() if real not in files])
+
+
+def load(path: Path, *, root: Path) -> Iterator[SourceDocument | LoadFailure]:
+    """The documents of one file, read as they are asked for; a failure in place of what cannot be read. Never raises.
+
+    `source` is the path from the root folder on, with the folder's name, or the file's name if it is its own root.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100 -- as in discover
+    source = path.relative_to(root.parent).as_posix() if root != path and path.is_relative_to(root) else path.name
+    uri = path.as_posix()
+    try:
+        yield from _loader(path)(path, source, uri)
+    except DocumentError as exc:
+        yield LoadFailure(uri, source, str(exc))
+    except OSError as exc:
+        yield LoadFailure(uri, source, f"it cannot be opened: {exc.strerror or exc}")
+    except Exception as exc:  # noqa: BLE001 -- whatever a library meets in a broken file, the other files must go on
+        _log.debug("loading %s failed", path, exc_info=True)
+        yield LoadFailure(uri, source, f"it cannot be read ({type(exc).__name__})")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder in the order of their names."""
+    entered: set[tuple[int, int]] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        status = Path(here).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(here) / name
+            if not name.startswith((".", "~$")) and file.is_file():
+                yield file
+
+
+def _loader(path: Path) -> _Loader:
+    """The loader for a file: by what it holds where that is plain to see, else by its suffix."""
+    from retrievers.loaders import ecfr, pdf, plain, sections, webpage, word
+
+    by_suffix: dict[str, _Loader] = {
+        ".txt": plain.load_text,
+        ".md": plain.load_markdown,
+        ".markdown": plain.load_markdown,
+        ".html": webpage.load,
+        ".htm": webpage.load,
+        ".pdf": pdf.load,
+        ".docx": word.load,
+        ".xml": ecfr.load,
+        ".jsonl": sections.load,
+    }
+    size = path.stat().st_size
+    if path.is_dir():
+        raise DocumentError("it is a folder")
+    if size == 0:
+        raise DocumentError("it is empty")
+    if size > LARGEST:
+        raise DocumentError("it is larger than 200 MB; split it")
+    with path.open("rb") as file:
+        start = file.read(1024)
+    suffix = path.suffix.lower()
+    if suffix not in by_suffix:
+        raise DocumentError(f"files of the kind {suffix or path.name!r} are not read")
+    opening = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+    if start.startswith(b"%PDF-"):
+        return pdf.load
+    if start.startswith(b"PK\x03\x04") and suffix in {".pdf", ".txt", ".md", ".html", ".htm"}:
+        return word.load
+    if suffix != ".md" and opening.startswith((b"<!doctype html", b"<html")):
+        return webpage.load
+    if (
+        suffix in {".txt", ".html", ".htm"}
+        and opening.startswith(b"<?xml")
+        and b"<div" in start.lower()
+        and b'type="' in start.lower()
+    ):
+        return ecfr.load if b"xhtml" not in start.lower() else webpage.load
+    if suffix == ".jsonl" and b"\x00" in start:
+        raise DocumentError("it is binary data, not text")
+    return by_suffix[suffix]

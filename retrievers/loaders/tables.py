@@ -1,0 +1,81 @@
+"""Writes tables as Markdown, one line a row. Knows nothing about where the cells come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# A table may claim any span; more than this is a mistake or an attack.
+_WIDEST, _TALLEST = 200, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    text: str
+    columns: int = 1
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    cells: Sequence[Cell]
+    header: bool = False
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A pipe table with one header line; "" if no cell holds text.
+
+    Several header rows become one, so that each column's heading is complete. A cell that spans rows is repeated in
+    each, since rows may be separated later; one that spans columns is repeated in the header only. Without header rows
+    the first row is the header, as Markdown has no other way.
+    """
+    grid = _grid(rows)
+    count = 0
+    while count < len(rows) and rows[count].header:
+        count += 1
+    count = max(1, min(count, len(grid)))
+    width = max((len(line) for line in grid), default=0)
+    if not any(text for line in grid for text in line):
+        return ""
+    header = [
+        _stacked([line[column] if column < len(line) else "" for line in grid[:count]]) for column in range(width)
+    ]
+    lines = [_line(header, width), "|" + " --- |" * width]
+    lines.extend(_line(line, width) for line in grid[count:] if any(line))
+    return "\n".join(lines)
+
+
+def _grid(rows: Sequence[Row]) -> list[list[str]]:
+    grid: list[list[str]] = []
+    hanging: dict[int, tuple[str, int]] = {}  # column: text and how many more rows it reaches down
+    for row in rows:
+        line: list[str] = []
+        cells = list(row.cells)
+        while cells or len(line) in hanging:
+            column = len(line)
+            if column in hanging:
+                text, left = hanging.pop(column)
+                line.append(text)
+                if left > 1:
+                    hanging[column] = (text, left - 1)
+                continue
+            cell = cells.pop(0)
+            text = _clean(cell.text)
+            for offset in range(min(max(cell.columns, 1), _WIDEST - column) or 1):
+                shown = text if row.header or offset == 0 else ""
+                line.append(shown)
+                if cell.rows > 1:
+                    hanging[column + offset] = (shown, min(cell.rows, _TALLEST) - 1)
+        grid.append(line)
+    return grid
+
+
+def _stacked(texts: Sequence[str]) -> str:
+    """A column's heading out of the cells above it, without the repetitions that spans make."""
+    return " / ".join(dict.fromkeys(text for text in texts if text))
+
+
+def _line(texts: Sequence[str], width: int) -> str:
+    return "| " + " | ".join([*texts, *[""] * (width - len(texts))]) + " |"
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

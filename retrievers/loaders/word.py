@@ -1,0 +1,124 @@
+"""Reads DOCX files in the order of their text: headings by style or outline level, paragraphs, tables."""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from errors import DocumentError
+from retrievers.documents import SourceDocument
+from retrievers.loaders.pieces import LoadFailure, Origin, Piece, assemble
+from retrievers.loaders.plain import title_number
+from retrievers.loaders.tables import Cell, Row, markdown
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"  # repeats what stands beside it
+_HEADING_STYLE = re.compile(r"(?i)heading ([1-9])$")
+_LARGEST = 400_000_000  # bytes unpacked
+_OLD = b"\xd0\xcf\x11\xe0"
+
+_Element = Any  # python-docx has no types for its XML
+
+
+def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFailure]:
+    """One document. Of tracked changes only the insertions are kept; automatic numbers are no text."""
+    import docx
+    from docx.opc.exceptions import PackageNotFoundError
+
+    with path.open("rb") as file:
+        if file.read(4) == _OLD:
+            raise DocumentError("it is encrypted or in the old .doc format; save it as .docx without a password")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+                raise DocumentError("it unpacks to more than 400 MB")
+        document = docx.Document(str(path))
+        levels = _levels(document)
+        pieces = list(_pieces(document.element.body, levels))
+        title = (document.core_properties.title or "").strip()
+    except (zipfile.BadZipFile, PackageNotFoundError, KeyError, ValueError, SyntaxError, AttributeError) as exc:
+        # lxml's errors are SyntaxErrors; python-docx lets missing parts through as KeyError and AttributeError
+        raise DocumentError("it is damaged or no DOCX file") from exc
+    if not any(piece.text.strip() for piece in pieces):
+        raise DocumentError("no text is in it")
+    number = title_number(" ".join(piece.text for piece in pieces[:3]))
+    yield assemble(pieces, Origin(uri, source, title=title, title_number=number), separator="\n\n")
+
+
+def _levels(document: Any) -> dict[str, int]:
+    """The heading level of each style that has one, by its name or its outline level, also through its base style."""
+    levels = {}
+    for style in document.styles:
+        ancestor, steps = style, 0
+        while ancestor is not None and steps < 20:
+            if level := _level(ancestor):
+                levels[style.style_id] = level
+                break
+            ancestor, steps = getattr(ancestor, "base_style", None), steps + 1
+    return levels
+
+
+def _level(style: Any) -> int:
+    if named := _HEADING_STYLE.match(style.name or ""):
+        return int(named[1])
+    if style.name == "Title":
+        return 1
+    outline = style.element.find(f"{_W}pPr/{_W}outlineLvl")
+    value = outline.get(f"{_W}val", "9") if outline is not None else "9"
+    return int(value) + 1 if value.isdecimal() and int(value) < 9 else 0
+
+
+def _pieces(parent: _Element, levels: dict[str, int]) -> Iterator[Piece]:
+    for child in parent:
+        if child.tag == f"{_W}p":
+            text = _text(child).strip()
+            style = child.find(f"{_W}pPr/{_W}pStyle")
+            level = levels.get(style.get(f"{_W}val", ""), 0) if style is not None else 0
+            if text:
+                yield Piece(" ".join(text.split()), "heading", level) if level else Piece(text)
+        elif child.tag == f"{_W}tbl":
+            if table := markdown(list(_rows(child))):
+                yield Piece(table, "table")
+        elif child.tag in {f"{_W}sdt", f"{_W}sdtContent", f"{_W}ins", f"{_W}customXml", f"{_W}smartTag", f"{_W}moveTo"}:
+            yield from _pieces(child, levels)
+
+
+def _rows(table: _Element) -> Iterator[Row]:
+    """The rows; a cell that goes on the one above is empty in Word and stays empty here."""
+    for row in table.iter(f"{_W}tr"):
+        if next(row.iterancestors(f"{_W}tbl")) is not table:
+            continue  # a table within a cell is part of that cell's text
+        header = row.find(f"{_W}trPr/{_W}tblHeader") is not None
+        cells = []
+        for cell in row.iter(f"{_W}tc"):
+            if next(cell.iterancestors(f"{_W}tr")) is row:
+                span = cell.find(f"{_W}tcPr/{_W}gridSpan")
+                value = span.get(f"{_W}val", "1") if span is not None else "1"
+                cells.append(Cell(_text(cell), int(value) if value.isdecimal() else 1))
+        yield Row(cells, header)
+
+
+def _text(element: _Element) -> str:
+    runs: list[str] = []
+    for node in element.iter():
+        if node.tag == f"{_W}t":
+            if next(node.iterancestors(f"{_W}del", f"{_W}moveFrom", _FALLBACK), None) is None:
+                runs.append(_raised(node))
+        elif node.tag == f"{_W}tab":
+            if next(node.iterancestors(f"{_W}pPr"), None) is None:
+                runs.append("\t")
+        elif node.tag in {f"{_W}br", f"{_W}cr"}:
+            runs.append("\n")
+        elif node.tag == f"{_W}noBreakHyphen":
+            runs.append("-")
+        elif node.tag == f"{_W}p" and runs:
+            runs.append(" ")
+    return "".join(runs)
+
+
+def _raised(node: _Element) -> str:
+    text = str(node.text or "")
+    align = node.getparent().find(f"{_W}rPr/{_W}vertAlign")
+    mark = {"superscript": "^", "subscript": "_"}.get(align.get(f"{_W}val"), "") if align is not None else ""
+    return f"{mark}{text}" if text.strip() else text

@@ -1,0 +1,239 @@
+"""The Qdrant collection that holds the passages, embedded in a folder or on a server. Knows no files and no citations.
+
+qdrant-client's embedded mode is not thread-safe, so every call on an embedded store runs under one lock, held for that
+call only: a search waits for one batch of an ingestion, never for all of it. Callers on an event loop use `run`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+from langchain_qdrant import QdrantVectorStore, RetrievalMode
+from langchain_qdrant.sparse_embeddings import SparseEmbeddings
+from pydantic import BaseModel
+from qdrant_client import models
+
+from errors import StoreError
+from retrievers.connection import DENSE, SPARSE, Connection, connect, prepare, translated
+from retrievers.documents import Passage
+from retrievers.embeddings import Bm25, Dense
+from settings import Retrieval
+
+_PAGE = 2000  # points read in one call
+_LARGE = 20_000  # passages from which on qdrant-client calls its embedded mode too slow
+_THREADS = 8  # for those who wait on an event loop
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Copy(NamedTuple):
+    """What the store holds of one version of a document; that version is whole if `found` equals `expected`."""
+
+    hash: str
+    found: int
+    expected: int
+
+
+class Source(BaseModel):
+    """How much is indexed of one source in one part of the rules."""
+
+    source: str
+    part: str
+    documents: int
+    passages: int
+
+
+class Store:
+    """One collection and all that is done with it. Any thread may call any method; each may raise StoreError."""
+
+    def __init__(self, connection: Connection, collection: str, dense: Dense) -> None:
+        self.collection, self.dense = collection, dense
+        self.sparse: SparseEmbeddings = Bm25()
+        self.client, self.place, self.embedded = connection.client, connection.place, connection.embedded
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._sources: list[Source] | None = None
+        self._closed = self._told_large = False
+        self.vectors = QdrantVectorStore(
+            self.client,
+            collection,
+            embedding=dense,
+            retrieval_mode=RetrievalMode.HYBRID,
+            vector_name=DENSE,
+            sparse_embedding=self.sparse,
+            sparse_vector_name=SPARSE,
+            validate_embeddings=False,
+            validate_collection_config=False,  # `prepare` has checked more than it would
+        )
+        self._tell_if_large()
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking function on the store's own threads: neither the event loop nor its executor waits for it."""
+        if self._closed:
+            raise StoreError(f"{self.place} has been closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
+
+    def ping(self) -> None:
+        """Return if the collection can be used."""
+        with self._calling():
+            if not self.client.collection_exists(self.collection):
+                raise StoreError(f"{self.place} has no collection {self.collection}; start again to create it")
+
+    def count(self) -> int:
+        """How many passages are indexed."""
+        with self._calling():
+            return self.client.count(self.collection, exact=True).count
+
+    def documents(self) -> dict[str, list[Copy]]:
+        """What is held of each document, by its uri: usually one copy, more after an ingestion was cut off."""
+        found: Counter[tuple[str, str, int]] = Counter(
+            (metadata["document"], metadata["document_hash"], metadata["document_passages"])
+            for metadata in self._metadata("document", "document_hash", "document_passages")
+        )
+        copies: dict[str, list[Copy]] = {}
+        for (uri, document_hash, expected), number in found.items():
+            copies.setdefault(uri, []).append(Copy(document_hash, number, expected))
+        return copies
+
+    def sources(self) -> list[Source]:
+        """What is indexed, source by source, in order."""
+        known = self._sources
+        if known is None:
+            passages: Counter[tuple[str, str]] = Counter()
+            documents: dict[tuple[str, str], set[str]] = {}
+            for metadata in self._metadata("source", "part", "document"):
+                key = metadata["source"], metadata["part"]
+                passages[key] += 1
+                documents.setdefault(key, set()).add(metadata["document"])
+            known = [
+                Source(source=source, part=part, documents=len(documents[source, part]), passages=number)
+                for (source, part), number in sorted(passages.items())
+            ]
+            self._sources = known if self.embedded else None  # on a server, others write too
+        return known
+
+    def upsert(self, points: Sequence[models.PointStruct]) -> None:
+        """Write points; when this returns they are stored."""
+        with self._calling():
+            self.client.upsert(self.collection, list(points), wait=True)
+            self._sources = None
+        self._tell_if_large()
+
+    def delete(self, documents: Sequence[str], *, keep: Sequence[str] = ()) -> None:
+        """Remove all passages of the documents, but for those that carry one of the hashes in `keep`."""
+        where = models.Filter(
+            must=[among("document", documents)], must_not=[among("document_hash", keep)] if keep else None
+        )
+        with self._calling():
+            self.client.delete(self.collection, models.FilterSelector(filter=where), wait=True)
+            self._sources = None
+
+    def search(self, query: str, limit: int, where: models.Filter | None = None) -> list[tuple[Passage, float]]:
+        """The best `limit` passages by dense and BM25 search, fused by reciprocal rank, with the fused score."""
+        if not self.sparse.embed_query(query).indices:  # a question of stop words alone
+            return self.nearest(query, limit, where)
+        self.dense.embed_query(query)  # it is remembered, so nobody waits at the lock while it is made
+        with self._calling():
+            found = self.vectors.similarity_search_with_score(query, limit, filter=where)
+        return [(_clean(passage), score) for passage, score in found]
+
+    def nearest(self, query: str, limit: int, where: models.Filter | None = None) -> list[tuple[Passage, float]]:
+        """The passages whose dense vectors are nearest to the question's, with the cosine."""
+        vector = self.dense.embed_query(query)
+        with self._calling():
+            found = self.vectors.similarity_search_with_score_by_vector(vector, limit, filter=where)
+        return [(_clean(passage), score) for passage, score in found]
+
+    def cosines(self, query: str, ids: Sequence[str]) -> dict[str, float]:
+        """The cosine between the question and each of the points."""
+        vector = np.asarray(self.dense.embed_query(query))
+        with self._calling():
+            records = self.client.retrieve(self.collection, list(ids), with_payload=False, with_vectors=[DENSE])
+        return {
+            str(record.id): float(vector @ np.asarray(record.vector[DENSE]))
+            for record in records
+            if isinstance(record.vector, dict)
+        }
+
+    def close(self) -> None:
+        """Let the calls under way end, then give up the client and the folder. May be called again."""
+        self._executor.shutdown(cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            self._connection.close()
+
+    def passages(self, where: models.Filter) -> list[Passage]:
+        """All passages that match, document by document, each in its own order."""
+        found = [
+            Passage(id=str(record.id), page_content=record.payload["page_content"], metadata=record.payload["metadata"])
+            for record in self._records(True, where)
+            if record.payload
+        ]
+        return sorted(found, key=lambda passage: (passage.metadata["document"], passage.metadata["ordinal"]))
+
+    def _metadata(self, *fields: str) -> Iterator[dict[str, Any]]:
+        wanted = [f"metadata.{name}" for name in fields]
+        return (record.payload["metadata"] for record in self._records(wanted) if record.payload)
+
+    def _records(self, wanted: list[str] | bool, where: models.Filter | None = None) -> Iterator[models.Record]:
+        offset: Any = None
+        while True:
+            with self._calling():
+                records, offset = self.client.scroll(
+                    self.collection, where, limit=_PAGE, offset=offset, with_payload=wanted
+                )
+            yield from records
+            if offset is None:
+                return
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[None]:
+        """What every call on the client runs in: the lock if the store is embedded, and one line for whatever fails."""
+        with self._lock if self.embedded else contextlib.nullcontext(), translated(self.place):
+            if self._closed:
+                raise StoreError(f"{self.place} has been closed")
+            yield
+
+    def _tell_if_large(self) -> None:
+        if self.embedded and not self._told_large and (count := self.count()) > _LARGE:
+            self._told_large = True
+            logger.warning("%s holds %d passages; from %d on a Qdrant server is faster", self.place, count, _LARGE)
+
+
+def open(settings: Retrieval, path: Path, dense: Dense) -> Store:  # noqa: A001 -- it is read as `store.open`
+    """The collection the settings name, created if missing, in the folder `path` unless QDRANT_HOST names a server.
+
+    Raises StoreLocked if another process holds the folder, CollectionMismatch if the collection was made with another
+    embedding model, and StoreError if the store cannot be reached or read.
+    """
+    connection = connect(settings, path)
+    try:
+        prepare(connection, settings.collection_name, dense)
+        return Store(connection, settings.collection_name, dense)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def among(name: str, values: Sequence[str]) -> models.FieldCondition:
+    """The condition that a passage's metadata has one of these values."""
+    return models.FieldCondition(key=f"metadata.{name}", match=models.MatchAny(any=list(values)))
+
+
+def _clean(passage: Passage) -> Passage:
+    """Take out what langchain-qdrant adds to the metadata."""
+    identity = str(passage.metadata.pop("_id"))
+    passage.metadata.pop("_collection_name")
+    return Passage(id=identity, page_content=passage.page_content, metadata=passage.metadata)

@@ -1,0 +1,1 @@
+"""HTTP only, a file for each face. Knows nothing about how an answer is made."""

@@ -1,0 +1,109 @@
+"""POST /api/chat: the plain REST call, whole or as server-sent events. Knows nothing about how the chain answers."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+from fastapi.responses import JSONResponse
+from langchain_core.runnables import Runnable
+from pydantic import BaseModel, Field
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from chains.schema import Answer, ChatRequest, Message
+from routes import errors
+
+EARLY = 0.1  # seconds in which a refusal to start (a full queue, say) still becomes an HTTP status in a stream
+
+EXAMPLE = {
+    "messages": [{"role": "user", "content": "How much power may a 2.4 GHz digital transmitter use?"}],
+    "max_tokens": 256,
+    "temperature": 0,
+    "stream": False,
+}
+
+
+class ChatBody(ChatRequest):
+    """A ChatRequest, and whether to stream the answer."""
+
+    stream: bool = Field(False, description="Answer as server-sent events: sources, token..., summary, end, or error.")
+
+
+class ChatAnswer(BaseModel):
+    """A whole answer; see Answer for its parts."""
+
+    id: str
+    model: str
+    created: int = Field(description="Unix time in seconds")
+    message: Message
+    sources: Annotated[list[Any], Field(description="The passages the answer was given; `id` is the number of their markers")]
+    summary: str | None
+    finish_reason: str
+    citations: list[Any]
+    usage: dict[str, int]
+    timings: dict[str, int | None]
+
+
+def router(chain: Runnable[Any, Any], *, model: str) -> APIRouter:
+    """The route on a chat chain; `model` is the name that answers carry."""
+    api = APIRouter(tags=["chat"])
+
+    @api.post("/api/chat", response_model=ChatAnswer, responses=errors.documented(413, 422, 429, 503))
+    async def chat(request: Annotated[ChatBody, Body(openapi_examples={"a question": {"value": EXAMPLE}})]) -> Any:
+        """Answer the last message from the documents, each statement with the number of the passage it rests on."""
+        given = request.model_dump(exclude={"stream"}, exclude_none=True)
+        head = {"id": f"chat-{uuid.uuid4().hex}", "model": model, "created": int(time.time())}
+        if request.stream:
+            return EventSourceResponse(_events(head, await _begun(chain.astream(given))), ping=15)
+        return JSONResponse(head | _whole(Answer.model_validate(await chain.ainvoke(given))))
+
+    return api
+
+
+def _whole(answer: Answer) -> dict[str, Any]:
+    fields = answer.model_dump(mode="json", exclude={"content"})
+    return {"message": {"role": "assistant", "content": answer.content}} | fields
+
+
+async def _begun(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The same chunks, once the first is there and the second did not fail at once: after that no status can be sent."""
+    first = await anext(chunks)
+    second = asyncio.ensure_future(anext(chunks))
+    done, _ = await asyncio.wait({second}, timeout=EARLY)
+    if done:
+        second.result()
+
+    async def rest() -> AsyncIterator[Any]:
+        try:
+            yield first
+            yield await second
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            second.cancel()
+
+    return rest()
+
+
+async def _events(head: dict[str, Any], chunks: AsyncIterator[Any]) -> AsyncIterator[ServerSentEvent]:
+    try:
+        async for chunk in chunks:
+            if "sources" in chunk:
+                yield _event("sources", {"sources": [s.model_dump(mode="json") for s in chunk["sources"]]})
+            elif "content" in chunk:
+                yield _event("token", {"content": chunk["content"]})
+            elif "summary" in chunk:
+                yield _event("summary", {"summary": chunk["summary"]})
+            else:
+                end = Answer.model_validate({"content": ""} | chunk)
+                yield _event("end", head | end.model_dump(mode="json", exclude={"content", "sources", "summary"}))
+    except Exception as exc:  # the status is sent; all that can still be told is an event
+        status, content, headers = errors.of(exc)
+        yield _event("error", content | {"status": status} | ({"retry_after": headers["Retry-After"]} if headers else {}))
+
+
+def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:
+    return ServerSentEvent(event=name, data=json.dumps(data, ensure_ascii=False))

@@ -1,0 +1,81 @@
+"""Maps every error to the one shape `{"error": {"code", "message"}}`. The only place that does."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from errors import FccRagError
+
+log = logging.getLogger(__name__)
+
+CODES = {400: "bad_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid_request"}
+MEANINGS = {
+    403: "The caller may not do this",
+    404: "There is no such thing",
+    413: "The prompt or the body is too large",
+    422: "The request cannot be understood; the message names the field",
+    429: "Too many requests are waiting; Retry-After says when to come back",
+    503: "The model or the store is away; Retry-After says when to come back",
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: a stable code for programs and a sentence for people."""
+
+    code: str = Field(examples=["invalid_request"])
+    message: str = Field(examples=["max_tokens: Input should be greater than or equal to 1"])
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route that may answer with these statuses."""
+    return {status: {"model": ErrorBody, "description": MEANINGS[status]} for status in statuses}
+
+
+def body(code: str, message: str) -> dict[str, dict[str, str]]:
+    return {"error": {"code": code, "message": message}}
+
+
+def of(exc: Exception) -> tuple[int, dict[str, dict[str, str]], dict[str, str]]:
+    """Status, body and headers for an exception; what nobody foresaw is logged and answered without its details."""
+    match exc:
+        case FccRagError():
+            headers = {} if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
+            return exc.status, body(exc.code, str(exc)), headers
+        case RequestValidationError() | ValidationError():
+            return 422, body("invalid_request", _first(list(exc.errors()))), {}
+        case HTTPException():
+            code = CODES.get(exc.status_code, "error")
+            return exc.status_code, body(code, str(exc.detail)), dict(exc.headers or {})
+        case _:
+            log.error("unexpected error", exc_info=exc)
+            return 500, body("internal", "an unexpected error; the server's log has the details"), {}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of `app` in the one shape."""
+    for kind in (FccRagError, RequestValidationError, ValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _handle)
+
+
+async def _handle(_: Request, exc: Exception) -> JSONResponse:
+    status, content, headers = of(exc)
+    return JSONResponse(content, status_code=status, headers=headers)
+
+
+def _first(errors: list[Any]) -> str:
+    if isinstance(errors[0], str):  # LangServe's way
+        return errors[0]
+    where = ".".join(str(part) for part in errors[0]["loc"] if part != "body")
+    what = errors[0]["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

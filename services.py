@@ -1,0 +1,185 @@
+"""Opens what the settings name and wires it together; both roots, the server and the command, start here."""
+
+import contextlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import weights
+from errors import EngineError, SettingsError
+from settings import Settings
+
+if TYPE_CHECKING:  # heavy, so imported where they are used
+    from langchain_core.retrievers import BaseRetriever
+    from langchain_core.runnables import Runnable
+
+    from llm.chat import ChatPipeline
+    from llm.loader import Loaded
+    from retrievers.embeddings import Dense
+    from retrievers.index import Indexer
+    from retrievers.store import Store
+
+SAMPLES = Path(__file__).parent / "samples"
+NAMED_VERSIONS = ("langchain-core", "langserve", "transformers", "peft", "torch", "qdrant-client", "sentence-transformers")
+
+
+@dataclass(frozen=True)
+class Library:
+    """The documents: where they are kept and how passages get in and out."""
+
+    dense: "Dense"
+    store: "Store"
+    indexer: "Indexer"
+    answering: "BaseRetriever"  # returns nothing below MIN_SCORE
+    searching: "BaseRetriever"  # returns what it finds, whatever its score
+
+    async def read(self, *, citation: str = "", source: str = "") -> str:
+        """The text that is indexed of a section or a source; raises NotFound."""
+        from retrievers import reading
+
+        return await self.store.run(reading.whole, self.store, citation=citation, source=source)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The model that writes, and what can be said about it."""
+
+    model: "ChatPipeline"
+    loaded: "Loaded"
+
+    async def check(self) -> None:
+        """Raise EngineError if it cannot write."""
+        if not self.model.llm.engine.metrics()["alive"]:
+            raise EngineError("the model's thread has ended")
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that a server serves."""
+
+    settings: Settings
+    library: Library
+    writer: Writer
+    started: float = field(default_factory=time.time)
+
+    def chat(self) -> "Runnable[Any, Any]":
+        from chains import chat
+
+        chains = self.settings.chains
+        return chat.build(
+            self.library.answering,
+            self.writer.model,
+            window=self.writer.model.window,
+            max_tokens=chains.max_tokens,
+            temperature=chains.temperature,
+            k=self.settings.retrieval.retrieval_k,
+            summary_threshold=chains.summary_threshold,
+        )
+
+    def retrieve(self) -> "Runnable[Any, Any]":
+        from chains import retrieve
+
+        return retrieve.build(self.library.searching)
+
+    def summarize(self) -> "Runnable[Any, str]":
+        from chains import summarize
+
+        model = self.writer.model
+        return summarize.of_request(self.library.read, summarize.build(model, window=model.window))
+
+    async def describe(self) -> dict[str, Any]:
+        """What /api/status answers."""
+        import psutil
+
+        loaded, store = self.writer.loaded, self.library.store
+        adapter = loaded.adapter
+        return {
+            "version": importlib.metadata.version("fcc-rag"),
+            "env": self.settings.server.env,
+            "uptime_s": round(time.time() - self.started),
+            "model": {
+                "name": loaded.name,
+                "adapter": adapter and {"name": adapter.name, "mode": adapter.mode},
+                "quantization": loaded.quantization,
+                "device": loaded.device,
+                "dtype": loaded.dtype,
+                "window": loaded.window,
+                "memory_bytes": loaded.memory_bytes,
+            },
+            "embedding": {"name": self.library.dense.name, "size": self.library.dense.size},
+            "collection": {
+                "name": store.collection,
+                "place": "embedded" if store.embedded else "server",
+                "passages": await store.run(store.count),
+                "sources": [source.model_dump() for source in await store.run(store.sources)],
+            },
+            "queue": self.writer.model.llm.engine.metrics(),
+            "process": {"pid": os.getpid(), "rss_bytes": psutil.Process().memory_info().rss},
+            "versions": {name: importlib.metadata.version(name) for name in NAMED_VERSIONS},
+        }
+
+
+@contextlib.contextmanager
+def open_library(settings: Settings) -> Iterator[Library]:
+    """The documents alone, for searching and ingesting. Raises WeightsError and StoreError."""
+    from retrievers import embeddings, store
+    from retrievers.index import Indexer
+    from retrievers.search import PassageRetriever
+
+    retrieval = settings.retrieval
+    folder = weights.resolve(
+        retrieval.embedding_model or weights.DEFAULT_EMBEDDING,
+        variable="EMBEDDING_MODEL",
+        cache=settings.cache.fcc_rag_cache,
+        hf_token=settings.llm.hf_token.get_secret_value(),
+    )
+    dense = embeddings.load(folder)
+    opened = store.open(retrieval, settings.qdrant_path, dense)
+    try:
+        answering = PassageRetriever(store=opened, k=retrieval.retrieval_k, min_score=retrieval.min_score)
+        searching = PassageRetriever(store=opened, k=retrieval.retrieval_k, min_score=0.0)
+        yield Library(dense, opened, Indexer(opened), answering, searching)
+    finally:
+        opened.close()
+
+
+@contextlib.contextmanager
+def open_writer(settings: Settings) -> Iterator[Writer]:
+    """The model alone. Raises SettingsError, WeightsError and AdapterError."""
+    from llm import loader
+    from llm.chat import ChatPipeline
+    from llm.engine import Engine
+    from llm.pipeline import StreamingPipeline
+
+    loaded = loader.load(settings.llm, cache=settings.cache.fcc_rag_cache)
+    engine = Engine(loaded.model, loaded.tokenizer, window=loaded.window, max_queue=settings.llm.max_queue)
+    try:
+        pipeline = StreamingPipeline.wrap(loaded.model, loaded.tokenizer, name=loaded.name, engine=engine)
+        yield Writer(ChatPipeline(llm=pipeline), loaded)
+    finally:
+        engine.close()
+
+
+def merge(settings: Settings, target: Path | None) -> Path:
+    """Merge the adapter into the base model and write the model to `target`, or to LOCAL_MODEL_PATH."""
+    from llm import adapters
+
+    folder = target or (Path(settings.llm.local_model_path) if settings.llm.local_model_path else None)
+    if folder is None or not settings.llm.local_adapter_path:
+        raise SettingsError("merging needs LOCAL_BASE_MODEL_PATH, LOCAL_ADAPTER_PATH and a target folder")
+    adapters.merge_to_folder(settings.llm, folder, cache=settings.cache.fcc_rag_cache)
+    return folder
+
+
+@contextlib.contextmanager
+def open_all(settings: Settings) -> Iterator[Services]:
+    """Everything, with the sample notes indexed if nothing else is (not in production)."""
+    with open_library(settings) as library, open_writer(settings) as writer:
+        if settings.server.env == "development" and library.store.count() == 0:
+            weights.say("indexing the sample notes, once")
+            library.indexer.ingest([SAMPLES])
+        yield Services(settings, library, writer)

@@ -1,0 +1,178 @@
+"""Searching: what a question cites, what it means, and when there is nothing to answer with."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes_retrieval import opened, point, texts
+
+from errors import InvalidRequest, StoreError
+from retrievers.search import PassageRetriever
+from retrievers.store import Store
+
+RULES = [
+    point("The maximum conducted output power is one watt.", 1, section="15.247", citation="47 CFR 15.247(b)(3)"),
+    point("Hopping systems may use 125 milliwatts.", 2, section="15.247", citation="47 CFR 15.247(b)(1)"),
+    point("Antenna gain above 6 dBi lowers the power.", 3, section="15.247", citation="47 CFR 15.247(c)"),
+    point("Field strength in the band is limited.", 4, section="15.249", citation="47 CFR 15.249(a)", source="b.txt"),
+    point(
+        "A station identifies itself every ten minutes.", 5, part="97", section="97.119", citation="47 CFR 97.119(a)"
+    ),
+    point("Modules are described in this publication.", 6, part="", section="", citation="KDB 996369", source="kdb.md"),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened_store = opened(tmp_path)
+    opened_store.upsert(RULES)
+    yield opened_store
+    opened_store.close()
+
+
+@pytest.fixture
+def retriever(store: Store) -> PassageRetriever:
+    return PassageRetriever(store=store, k=3, min_score=0.3)
+
+
+def test_best_passage_comes_first(retriever: PassageRetriever) -> None:
+    """The passage that shares the question's words is the first, with its cosine as the score."""
+    found = retriever.invoke("how often a station identifies itself")
+    assert found[0].page_content == "A station identifies itself every ten minutes."
+    assert found[0].metadata["match"] == "search"
+    assert 0.3 < found[0].metadata["score"] <= 1
+    assert found[0].metadata.keys().isdisjoint({"_id", "_collection_name"})
+
+
+def test_cited_paragraph_is_first(retriever: PassageRetriever) -> None:
+    """A paragraph that the question cites comes first, whatever else the question resembles."""
+    found = retriever.invoke("hopping systems in 47 CFR 15.247(b)(3)?")
+    assert found[0].metadata["citation"] == "47 CFR 15.247(b)(3)"
+    assert [passage.metadata["match"] for passage in found] == ["exact", "search", "search"]
+
+
+def test_cited_group_brings_its_paragraphs(retriever: PassageRetriever) -> None:
+    """Citing a paragraph that only exists in pieces brings the pieces."""
+    found = retriever.invoke("explain § 15.247(b)")
+    exact = {passage.metadata["citation"] for passage in found if passage.metadata["match"] == "exact"}
+    assert exact == {"47 CFR 15.247(b)(3)", "47 CFR 15.247(b)(1)"}
+
+
+@pytest.mark.parametrize(
+    ("question", "citation"),
+    [
+        ("§ 15.247(c)(9)(ii)", "47 CFR 15.247(c)"),  # the paragraph it would be in
+        ("§ 97.119(z)", "47 CFR 97.119(a)"),  # the section
+        ("what is KDB 996369?", "KDB 996369"),
+    ],
+)
+def test_nearest_to_the_cite(retriever: PassageRetriever, question: str, citation: str) -> None:
+    """A cite that is not indexed as such brings what is nearest to it: the enclosing paragraph, else the section."""
+    found = retriever.invoke(question)
+    assert (found[0].metadata["citation"], found[0].metadata["match"]) == (citation, "exact")
+
+
+def test_another_title_is_not_meant(retriever: PassageRetriever) -> None:
+    """A section of another title of the CFR is not answered with ours of the same number."""
+    assert all(passage.metadata["match"] != "exact" for passage in retriever.invoke("10 CFR 15.247 power"))
+
+
+def test_every_cite_gets_a_share(retriever: PassageRetriever) -> None:
+    """A question that compares two sections gets passages of both."""
+    found = retriever.invoke("compare § 15.247 with § 15.249", k=2)
+    assert {passage.metadata["section"] for passage in found} == {"15.247", "15.249"}
+
+
+def test_nothing_near_is_nothing(retriever: PassageRetriever) -> None:
+    """A question that nothing resembles gets no passages rather than bad ones."""
+    assert retriever.invoke("bake sourdough bread overnight") == []
+
+
+def test_cite_is_evidence_enough(retriever: PassageRetriever) -> None:
+    """A cited section is returned even if the question shares no words with it."""
+    assert retriever.invoke("gibberish of § 15.249(a)")[0].metadata["section"] == "15.249"
+
+
+def test_empty_collection(tmp_path: Path) -> None:
+    """An empty index finds nothing, and says so without an error."""
+    empty = opened(tmp_path)
+    try:
+        assert PassageRetriever(store=empty).invoke("what does 47 CFR 15.247 say about power?") == []
+    finally:
+        empty.close()
+
+
+def test_filters(retriever: PassageRetriever) -> None:
+    """A filter keeps everything else out, what the question cites included."""
+    retriever.min_score = 0
+    question = "power of the station in 15.247(b)(3)"
+    assert {p.metadata["part"] for p in retriever.invoke(question, filters={"part": "97"})} == {"97"}
+    sections = retriever.invoke("field strength power", filters={"section": ["15.249", "97.119"]})
+    assert {p.metadata["section"] for p in sections} == {"15.249", "97.119"}
+    assert texts(retriever.invoke("field strength", filters={"source": "b.txt", "part": None})) == [
+        "Field strength in the band is limited."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "arguments", "said"),
+    [
+        ("  \n", {}, "empty"),
+        ("power", {"k": 0}, "k must be from 1 to 50"),
+        ("power", {"filters": {"colour": "red"}}, "no filter 'colour'"),
+        ("power", {"filters": {"part": 15}}, "filter 'part' must be a text"),
+        ("power", {"filters": {"part": []}}, "filter 'part' must be a text"),
+    ],
+)
+def test_impossible_requests(retriever: PassageRetriever, query: str, arguments: dict[str, Any], said: str) -> None:
+    """What cannot be searched for is refused with the reason."""
+    with pytest.raises(InvalidRequest, match=said):
+        retriever.invoke(query, **arguments)
+
+
+def test_stop_words_alone(retriever: PassageRetriever) -> None:
+    """A question of nothing but stop words is searched by its meaning alone."""
+    assert texts(retriever.invoke("the a is of in every ten", k=1)) == [RULES[4].payload["page_content"]]  # type: ignore[index]
+    assert len(PassageRetriever(store=retriever.store, min_score=0).invoke("is the", k=2)) == 2
+
+
+def test_same_order_each_time(tmp_path: Path) -> None:
+    """The same question gets the same passages in the same order, after a restart too."""
+    answers = []
+    for _ in range(3):
+        store = opened(tmp_path)
+        store.upsert(RULES)
+        answers.append(texts(PassageRetriever(store=store).invoke("how often a station identifies itself", k=2)))
+        store.close()
+    assert answers[0] == answers[1] == answers[2]
+
+
+async def test_async_search_leaves_the_loop_free(retriever: PassageRetriever) -> None:
+    """While the store is busy, an asynchronous search waits without stopping the event loop or its executor."""
+    released = threading.Event()
+    store = retriever.store
+
+    def hold() -> None:
+        with store._lock:
+            released.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    searches = [asyncio.create_task(retriever.ainvoke("station identifies itself")) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 1) == "free"
+    assert not any(search.done() for search in searches)
+    released.set()
+    results = await asyncio.gather(*searches)
+    holder.join()
+    assert all(result[0].page_content.startswith("A station") for result in results)
+
+
+async def test_closed_store_says_so(retriever: PassageRetriever) -> None:
+    """A search after the store was closed ends in one line."""
+    retriever.store.close()
+    with pytest.raises(StoreError, match="has been closed"):
+        await retriever.ainvoke("power")
