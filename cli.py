@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 import settings as configuration
+from chains.schema import as_data
 from client import Client
 from errors import FccRagError, StoreLocked
 
@@ -137,9 +138,7 @@ def ask(
 
 
 @app.command()
-def summarize(
-    what: Annotated[str, typer.Argument(help="A file, or a citation such as '47 CFR 15.247'.")], url: Url = ""
-) -> None:
+def summarize(what: Annotated[str, typer.Argument(help="A file, or a citation such as '47 CFR 15.247'.")], url: Url = "") -> None:
     """Summarise a file of any length, or an indexed section."""
     chosen = configuration.load()
     path = Path(what).expanduser()
@@ -167,19 +166,23 @@ def status(as_json: AsJson = False, url: Url = "") -> None:
     out.print(f"model       {model['name']}{adapter}, {model['dtype']}, quantization {model['quantization']}, {model['device']}")
     out.print(f"collection  {collection['name']} ({collection['place']}), {collection['passages']} passages")
     out.print(f"queue       {queue['running']} running, {queue['waiting']} waiting of {queue['max_queue']}")
-    out.print(f"memory      {answer['process']['rss_bytes'] / 2**30:.2f} GiB, up {answer['uptime_s']} s, version {answer['version']}")
+    out.print(
+        f"memory      {answer['process']['rss_bytes'] / 2**30:.2f} GiB, up {answer['uptime_s']} s, version {answer['version']}"
+    )
     for source in collection["sources"]:
         out.print(f"  {source['passages']:>6} passages  part {source['part'] or '-':<4} {source['source']}")
 
 
 @app.command()
 def merge(
-    target: Annotated[Path | None, typer.Argument(help="The folder to write; by default LOCAL_MODEL_PATH.", show_default=False)] = None,
+    target: Annotated[
+        Path | None, typer.Argument(help="The folder to write; by default LOCAL_MODEL_PATH.", show_default=False)
+    ] = None,
 ) -> None:
     """Merge LOCAL_ADAPTER_PATH into LOCAL_BASE_MODEL_PATH and write the model."""
     import services
 
-    out.print(f"wrote {services.merge(configuration.load_for_merge(), target)}")
+    out.print(f"wrote {services.merge(configuration.load(), target)}")
 
 
 def _server(chosen: configuration.Settings, url: str) -> Client | None:
@@ -218,8 +221,13 @@ def _chunks(chosen: configuration.Settings, body: dict[str, Any], url: str) -> I
     import services
 
     with services.open_all(chosen) as served, asyncio.Runner() as runner:
-        stream: AsyncIterator[dict[str, Any]] = served.chat_as_data().astream(body)
+        stream: AsyncIterator[dict[str, Any]] = _as_data(served.chat().astream(body))
         yield iter(lambda: runner.run(_next(stream)), None)
+
+
+async def _as_data(stream: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    async for chunk in stream:
+        yield as_data(chunk)
 
 
 async def _next(stream: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -285,7 +293,9 @@ def _print_sources(answer: dict[str, Any]) -> None:
         out.print(f" [{source['id']}] {_place(source)}")
     unverified = sorted({c["marker"] for c in answer.get("citations", []) if not c["verified"]})
     if unverified:
-        out.print(f"\nNot verified: what is said beside [{'], ['.join(map(str, unverified))}] does not stand there so.", style="yellow")
+        out.print(
+            f"\nNot verified: what is said beside [{'], ['.join(map(str, unverified))}] does not stand there so.", style="yellow"
+        )
 
 
 def _place(hit: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ Importing it loads nothing heavy; models load in the lifespan, before the first 
 """
 
 import contextlib
-import functools
 import importlib.metadata
 import logging
 from collections.abc import AsyncIterator
@@ -57,9 +56,7 @@ def create_app(settings: configuration.Settings | None = None) -> FastAPI:
             await run_in_threadpool(jobs.stop)
             await run_in_threadpool(opened.__exit__, None, None, None)
 
-    app = FastAPI(
-        title="fcc-rag", version=importlib.metadata.version("fcc-rag"), description=DESCRIPTION, lifespan=lifespan
-    )
+    app = FastAPI(title="fcc-rag", version=importlib.metadata.version("fcc-rag"), description=DESCRIPTION, lifespan=lifespan)
     errors.install(app)
     app.add_middleware(Guard, max_body_bytes=lambda: int(app.state.settings.server.max_body_mb * 1_000_000))
     return app
@@ -69,7 +66,7 @@ def _add_routes(app: FastAPI, served: "Services", jobs: "Jobs") -> None:
     from routes import chat, langserve, retrieval, status, summarize
 
     chain, retrieve, summary = served.chat(), served.retrieve(), served.summarize()
-    checks = {"model": served.writer.check, "store": functools.partial(served.library.store.run, served.library.store.ping)}
+    checks = {"model": served.writer.check, "store": served.library.check}
     app.include_router(chat.router(chain, model=served.writer.loaded.name))
     app.include_router(retrieval.router(retrieve, jobs, ingest_from=served.settings.server.ingest_from))
     app.include_router(summarize.router(summary))

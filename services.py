@@ -37,6 +37,10 @@ class Library:
     answering: "BaseRetriever"  # returns nothing below MIN_SCORE
     searching: "BaseRetriever"  # returns what it finds, whatever its score
 
+    async def check(self) -> None:
+        """Raise StoreError if the store cannot be searched."""
+        await self.store.run(self.store.ping)
+
     async def read(self, *, citation: str = "", source: str = "") -> str:
         """The text that is indexed of a section or a source; raises NotFound."""
         from retrievers import reading
@@ -155,7 +159,7 @@ def open_writer(settings: Settings) -> Iterator[Writer]:
     from llm.engine import Engine
     from llm.pipeline import StreamingPipeline
 
-    loaded = loader.load(settings.llm, cache=settings.cache.fcc_rag_cache)
+    loaded = loader.load(settings.llm.served(), cache=settings.cache.fcc_rag_cache)
     engine = Engine(loaded.model, loaded.tokenizer, window=loaded.window, max_queue=settings.llm.max_queue)
     try:
         pipeline = StreamingPipeline.wrap(loaded.model, loaded.tokenizer, name=loaded.name, engine=engine)
@@ -165,14 +169,14 @@ def open_writer(settings: Settings) -> Iterator[Writer]:
 
 
 def merge(settings: Settings, target: Path | None) -> Path:
-    """Merge the adapter into the base model and write the model to `target`, or to LOCAL_MODEL_PATH."""
-    from llm import adapters
+    """Merge the adapter into the base model and write it to the new folder `target`, or to LOCAL_MODEL_PATH; return where."""
+    from llm import loader
 
-    folder = target or (Path(settings.llm.local_model_path) if settings.llm.local_model_path else None)
-    if folder is None or not settings.llm.local_adapter_path:
-        raise SettingsError("merging needs LOCAL_BASE_MODEL_PATH, LOCAL_ADAPTER_PATH and a target folder")
-    adapters.merge_to_folder(settings.llm, folder, cache=settings.cache.fcc_rag_cache)
-    return folder
+    folder = target or (Path(settings.llm.local_model_path).expanduser() if settings.llm.local_model_path else None)
+    if folder is None:
+        raise SettingsError("LOCAL_MODEL_PATH: name the folder to write the merged model to, here or on the command line")
+    base = settings.llm.model_copy(update={"local_model_path": ""})
+    return loader.merge_to_folder(base, folder, cache=settings.cache.fcc_rag_cache)
 
 
 @contextlib.contextmanager

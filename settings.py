@@ -68,15 +68,23 @@ class LLM(_Section):
     def _consistent(self) -> Self:
         if self.local_adapter_path and not self.local_base_model_path:
             raise ValueError("LOCAL_ADAPTER_PATH needs LOCAL_BASE_MODEL_PATH, the model the adapter was trained on")
-        if self.local_adapter_path and self.local_model_path:
-            raise ValueError("LOCAL_ADAPTER_PATH and LOCAL_MODEL_PATH exclude each other: a merged model is used as it is")
-        for name in ("local_model_path", "local_adapter_path"):
-            value = getattr(self, name)
-            if value and not Path(value).expanduser().is_dir():
-                raise ValueError(f"{name.upper()}: {value} is not a folder")
+        if self.local_adapter_path and not Path(self.local_adapter_path).expanduser().is_dir():
+            raise ValueError(f"LOCAL_ADAPTER_PATH: {self.local_adapter_path} is not a folder")
         if self.max_gpu_memory and self.device_map != "auto":
             raise ValueError("MAX_GPU_MEMORY needs DEVICE_MAP=auto")
         return self
+
+    def served(self) -> Self:
+        """What a server loads: the merged model alone where one is named, for the adapter is in it already.
+
+        Raises SettingsError if LOCAL_MODEL_PATH is not there.
+        """
+        if not self.local_model_path:
+            return self
+        if not Path(self.local_model_path).expanduser().is_dir():
+            hint = "; fcc-rag merge writes it" if self.local_adapter_path else ""
+            raise SettingsError(f"LOCAL_MODEL_PATH: {self.local_model_path} is not a folder{hint}")
+        return self.model_copy(update={"local_base_model_path": "", "local_adapter_path": ""})
 
 
 class Retrieval(_Section):
@@ -142,8 +150,7 @@ def load(**overrides: Any) -> Settings:
     if unknown := overrides.keys() - known.keys():
         raise SettingsError(f"{min(unknown).upper()} is not a setting")
     sections = {
-        name: _read(section, {k: v for k, v in overrides.items() if known[k] == name})
-        for name, section in SECTIONS.items()
+        name: _read(section, {k: v for k, v in overrides.items() if known[k] == name}) for name, section in SECTIONS.items()
     }
     chosen = Settings.model_validate(sections)
     if chosen.server.env == "production" and not (chosen.llm.local_model_path or chosen.llm.local_base_model_path):

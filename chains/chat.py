@@ -1,7 +1,7 @@
 """The chat chain: condense, retrieve, fit, answer, check, summarise. Composed in LCEL from what it is given.
 
-In: a dict with the fields of ChatRequest. Out: a stream of AddableDict chunks that add up to the fields of Answer: `sources` once,
-`content` in pieces, `summary` if there is one, and `finish_reason`, `citations`, `usage` and `timings` at the end.
+In: a dict with the fields of ChatRequest. Out: AddableDict chunks that add up to the fields of Answer: `sources` once, `content`
+in pieces, `summary` if there is one, and `finish_reason`, `citations`, `usage` and `timings` at the end.
 """
 
 import time

@@ -13,9 +13,8 @@ def build(retriever: BaseRetriever) -> Runnable[Any, dict[str, Any]]:
 
     async def retrieve(given: Any) -> dict[str, Any]:
         request = RetrieveRequest.model_validate(given)
-        wishes = {"k": request.k} if request.k else {}
         filters = request.filters.model_dump(exclude_none=True) if request.filters else {}
-        passages = await retriever.ainvoke(request.query, filters=filters, **wishes)
+        passages = await retriever.ainvoke(request.query, k=request.k, filters=filters)
         results = [
             Found(
                 **Source.of(rank, passage).model_dump(),

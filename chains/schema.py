@@ -176,3 +176,12 @@ class SummarizeRequest(BaseModel):
         if sum(bool(value and value.strip()) for value in (self.text, self.citation, self.source)) != 1:
             raise ValueError("give exactly one of text, citation and source")
         return self
+
+
+def as_data(value: Any) -> Any:
+    """A chunk of an answer, or any part of it, as plain data that JSON can carry."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {name: as_data(item) for name, item in value.items()}
+    return [as_data(item) for item in value] if isinstance(value, list) else value

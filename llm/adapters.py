@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VARIABLE = "LOCAL_ADAPTER_PATH"
-_LORA = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?"
-)
+_LORA = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?")
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -70,9 +68,7 @@ def check(adapter: Path, base: Path, names: Collection[str]) -> None:
     _check_shapes(_header(file), _shapes(base), adapter, base, transposed=bool(written.get("fan_in_fan_out")))
 
 
-def base_as_trained(
-    base: Path, how: Recipe, *, dtype: "torch.dtype", variable: str, **placement: Any
-) -> "PreTrainedModel":
+def base_as_trained(base: Path, how: Recipe, *, dtype: "torch.dtype", variable: str, **placement: Any) -> "PreTrainedModel":
     """The base model in plain `dtype` weights that have the values the adapter saw: NF4's, if it was trained on NF4."""
     import torch
 

@@ -108,9 +108,7 @@ def _chat_chunk(piece: GenerationChunk) -> ChatGenerationChunk:
         total_tokens=info["usage"]["prompt_tokens"] + info["usage"]["completion_tokens"],
     )
     metadata = {"finish_reason": info["finish_reason"]}
-    message = AIMessageChunk(
-        content=piece.text, usage_metadata=usage, response_metadata=metadata, chunk_position="last"
-    )
+    message = AIMessageChunk(content=piece.text, usage_metadata=usage, response_metadata=metadata, chunk_position="last")
     return ChatGenerationChunk(message=message, generation_info=metadata)
 
 

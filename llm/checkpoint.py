@@ -153,9 +153,7 @@ def first_sentence(exc: Exception) -> str:
 def _check_files(folder: Path, variable: str) -> None:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise WeightsError(
-                f"{variable}: {folder} holds an adapter, not a model; it belongs into LOCAL_ADAPTER_PATH"
-            )
+            raise WeightsError(f"{variable}: {folder} holds an adapter, not a model; it belongs into LOCAL_ADAPTER_PATH")
         raise WeightsError(f"{variable}: {folder} holds no model: config.json is missing")
     if not any(folder.glob("*.safetensors")):
         raise WeightsError(f"{variable}: {folder} holds no *.safetensors file (pickled weights are not read)")

@@ -34,7 +34,5 @@ class Detokenizer:
         return rest
 
     def _decode(self, end: int) -> str:
-        text = self._tokenizer.decode(
-            self._ids[self._prefix : end], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text = self._tokenizer.decode(self._ids[self._prefix : end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)

@@ -203,7 +203,7 @@ class Engine:
         if room < 1:
             raise PromptTooLong(f"the prompt has {length} tokens and the model's window is {self.window}")
         sampling = request.sampling
-        stream = _Stream(request, self._tokenizer, length)
+        stream = _Stream(request, self._tokenizer)
         self._generate(inputs, sampling, min(sampling.max_tokens, room), stream)
         stream.close()
         self._generated += stream.count
@@ -218,7 +218,7 @@ class Engine:
         else:
             torch.manual_seed(sampling.seed)
         greedy = sampling.temperature == 0
-        config = GenerationConfig(
+        config = GenerationConfig(  # type: ignore[no-untyped-call] # transformers leaves it untyped
             max_new_tokens=max_new_tokens,
             do_sample=not greedy,
             eos_token_id=sorted(self._end_tokens()),
@@ -239,7 +239,7 @@ class Engine:
 class _Stream:
     """What `generate` calls for each token: its streamer and its stopping criterion in one."""
 
-    def __init__(self, request: Request, tokenizer: Any, prompt_tokens: int) -> None:
+    def __init__(self, request: Request, tokenizer: Any) -> None:
         self.count = 0
         self._request = request
         self._last = -1
@@ -259,7 +259,7 @@ class _Stream:
     def end(self) -> None:
         """`generate` says so when it returns; `close` is called by the engine, which also knows of failures."""
 
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+    def __call__(self, input_ids: Any, *_: Any, **__: Any) -> Any:
         import torch
 
         done = self._request.cancelled or self._matcher.found

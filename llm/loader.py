@@ -71,6 +71,7 @@ def load(llm: settings.LLM, *, cache: Path) -> Loaded:
     The first call may fetch, convert or merge weights into `cache`, which takes a minute; later ones take seconds.
     Raises SettingsError, WeightsError or AdapterError, one line that names the variable.
     """
+    llm = llm.served()
     placement = _placement(llm)
     device = _device(placement)
     found = prepare(llm, cache=cache)
@@ -107,6 +108,7 @@ def prepare(llm: settings.LLM, *, cache: Path) -> Found:
 
     What other engines read, too: fetched, converted from GGUF and, with ADAPTER_MODE=merge, merged; each once.
     """
+    llm = llm.served()
     found = _base(llm, cache)
     if not llm.local_adapter_path:
         return found
@@ -131,6 +133,7 @@ def merge_to_folder(llm: settings.LLM, out: Path, *, cache: Path) -> Path:
         raise SettingsError("LOCAL_ADAPTER_PATH: no adapter is named that could be merged")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out} is not empty; name a new folder for the merged model")
+    llm = llm.model_copy(update={"local_model_path": ""})  # it may name `out`
     found, adapter = _base(llm, cache), Path(llm.local_adapter_path).expanduser()
     adapters.check(adapter, found.folder, _names(llm, found))
     try:

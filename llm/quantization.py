@@ -28,9 +28,7 @@ def config(mode: Literal["auto", "nf4", "int8", "none"], device: str) -> "BitsAn
     from transformers import BitsAndBytesConfig
 
     if resolved == "int8":
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(
-            logging.ERROR
-        )  # it tells of each cast, each time
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it tells of each cast, each time
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,

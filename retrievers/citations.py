@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, Self
 
 DEFAULT_TITLE = 47
@@ -63,6 +63,15 @@ def parse(text: str) -> Citation:
     return found[0]
 
 
+@lru_cache(maxsize=8192)
+def read(text: str) -> Citation | None:
+    """What `parse` reads, or None if the text is no citation; for what metadata holds, which repeats itself."""
+    try:
+        return parse(text)
+    except ValueError:
+        return None
+
+
 def find(text: str) -> list[Citation]:
     """All citations in free text, in their order, each once.
 
@@ -110,12 +119,7 @@ def heading(text: str, *, title: int = DEFAULT_TITLE) -> Citation | None:
 def opening(text: str) -> Citation | None:
     """The full cite that a paragraph begins with, set off by a colon or dash ("47 CFR 15.19(a)(3): ..."); or None."""
     match = _OPENING.match(text)
-    if match is None:
-        return None
-    try:
-        return parse(match[1])
-    except ValueError:
-        return None
+    return read(match[1]) if match else None
 
 
 def of_section(section: str, *, part: str, title: int = DEFAULT_TITLE) -> Citation:

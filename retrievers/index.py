@@ -24,6 +24,7 @@ from retrievers.loaders import discover, load
 from retrievers.loaders.pieces import LoadFailure
 from retrievers.store import Copy, Store
 
+_FORMAT = 1  # raise it when passages or vectors are made in another way: then all documents are written again
 _WINDOW = 512  # passages sorted by length together, so that a batch holds little padding
 
 logger = logging.getLogger(__name__)
@@ -115,9 +116,7 @@ class _Run:
         files, ignored = discover(paths)
         self._tell(total_files=len(files))
         self.report.files_skipped = len(ignored)
-        self.report.skipped = [
-            Note(source=str(path), reason=f"{path.suffix or 'such'} files are not read") for path in ignored
-        ]
+        self.report.skipped = [Note(source=str(path), reason=f"{path.suffix or 'such'} files are not read") for path in ignored]
         for number, (path, root) in enumerate(files):
             if self._stopping():
                 return
@@ -236,7 +235,7 @@ class _Run:
 
 def _hash(document: SourceDocument, limit: int) -> str:
     """Of all that decides a document's passages. The uri is among it, so that no two documents share a hash."""
-    return hashlib.sha256(f"{document.uri}\n{splitting.content_hash(document)}\n{limit}".encode()).hexdigest()
+    return hashlib.sha256(f"{_FORMAT}\n{document.uri}\n{splitting.content_hash(document)}\n{limit}".encode()).hexdigest()
 
 
 def _is_whole(copies: list[Copy], current: str) -> bool:

@@ -23,9 +23,7 @@ _FILTERS = ("part", "section", "source")
 _MOST = 50  # passages a request may ask for
 _FEWEST_CANDIDATES = 30  # of each kind of search: fusing needs more of both than are wanted
 _CITED = 3  # passages of one cited place
-_IN_SECTION = (
-    64  # passages of a cited section that are looked at; the longest have more, the rest is far from the question
-)
+_LEVELS: tuple[citations.Kind, ...] = ("letter", "number", "roman", "capital", "number", "roman")
 
 
 class PassageRetriever(BaseRetriever):
@@ -88,19 +86,15 @@ class PassageRetriever(BaseRetriever):
 
     def _cited(self, query: str, k: int, conditions: list[models.Condition]) -> dict[str | None, Passage]:
         """What the question cites, by id, in the order of its citations; nearest to the question first within each."""
-        asked = [(citation, place) for citation in citations.find(query) if (place := _place(citation))]
-        share = max(1, min(_CITED, k // max(1, len(asked))))
+        asked = [(citation, place) for citation in citations.find(query) if (place := _place(citation))][:k]
+        share = min(_CITED, k // len(asked)) if asked else 0
         found: dict[str | None, Passage] = {}
-        for citation, place in asked[:k]:
-            candidates = self.store.nearest(query, _IN_SECTION, models.Filter(must=[*conditions, place]))
-            ranked = sorted(
-                (distance, -cosine, str(passage.id), passage)
-                for passage, cosine in candidates
-                if (distance := _distance(citation, passage)) is not None
-            )
-            for distance, cosine, _, passage in ranked[:share]:
-                if distance == ranked[0][0]:
-                    found.setdefault(passage.id, _marked(passage, -cosine, "exact"))
+        for citation, place in asked:
+            held = _holding(citation, self.store.passages(models.Filter(must=[*conditions, place])))
+            cosines = self.store.cosines(query, [str(passage.id) for passage in held]) if held else {}
+            held.sort(key=lambda passage: (-cosines.get(str(passage.id), 0.0), passage.id))
+            for passage in held[:share]:
+                found.setdefault(passage.id, _marked(passage, cosines.get(str(passage.id), 0.0), "exact"))
         return found
 
 
@@ -125,23 +119,38 @@ def _place(citation: Citation) -> models.FieldCondition | None:
     return among("citation", [str(citation)]) if citation.section or citation.kdb else None
 
 
-def _distance(asked: Citation, passage: Passage) -> int | None:
-    """0 for the cited paragraph and those in it, then by how far out the passage's encloses it, then the rest.
-
-    None for the same section of another title.
-    """
-    try:
-        own = citations.parse(passage.metadata["citation"])
-    except ValueError:  # a document that gives its paragraphs no cites
-        own = asked.whole
-    if own.title != asked.title:
-        return None
+def _holding(asked: Citation, passages: Sequence[Passage]) -> list[Passage]:
+    """Of a section's passages those that hold the cited paragraph, else those nearest around it, else all."""
+    placed = [(own, passage) for passage in passages if (own := _own(asked, passage)).title == asked.title]
     depth = len(asked.paragraphs)
-    if own.paragraphs[:depth] == asked.paragraphs:
-        return 0
-    if asked.paragraphs[: len(own.paragraphs)] == own.paragraphs:
-        return depth - len(own.paragraphs)
-    return depth + 1
+    held = [passage for own, passage in placed if own.paragraphs[:depth] == asked.paragraphs]
+    # a passage is cited by the paragraph it begins with, and may go on into the one that is looked for
+    last: dict[str, Passage] = {}
+    for own, passage in placed:
+        if _order(own) < _order(asked):
+            last[passage.metadata["document"]] = passage
+    held += [passage for passage in last.values() if depth and f"({asked.paragraphs[-1]})" in passage.page_content]
+    for outer in range(depth - 1, -1, -1):
+        if held:
+            break
+        held = [passage for own, passage in placed if own.paragraphs == asked.paragraphs[:outer]]
+    return held or [passage for _, passage in placed]
+
+
+def _own(asked: Citation, passage: Passage) -> Citation:
+    try:
+        return citations.parse(passage.metadata["citation"])
+    except ValueError:  # of a document that gives its paragraphs no cites
+        return asked.whole
+
+
+def _order(citation: Citation) -> tuple[int, ...]:
+    """Where the paragraph comes in its section: (a)(1)(i)(A) and so on down, as the CFR numbers its levels."""
+    places = []
+    for token, kind in zip(citation.paragraphs, _LEVELS, strict=False):
+        readings = dict(citations.ordinals(token))
+        places.append(readings.get(kind, next(iter(readings.values()), 0)))
+    return tuple(places)
 
 
 def _marked(passage: Passage, score: float, match: str) -> Passage:

@@ -65,6 +65,7 @@ class Store:
         self._lock = threading.RLock()
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         self._sources: list[Source] | None = None
+        self._writes = 0
         self._closed = self._told_large = False
         self.vectors = QdrantVectorStore(
             self.client,
@@ -109,7 +110,7 @@ class Store:
 
     def sources(self) -> list[Source]:
         """What is indexed, source by source, in order."""
-        known = self._sources
+        known, writes = self._sources, self._writes
         if known is None:
             passages: Counter[tuple[str, str]] = Counter()
             documents: dict[tuple[str, str], set[str]] = {}
@@ -121,14 +122,15 @@ class Store:
                 Source(source=source, part=part, documents=len(documents[source, part]), passages=number)
                 for (source, part), number in sorted(passages.items())
             ]
-            self._sources = known if self.embedded else None  # on a server, others write too
+            if self.embedded and writes == self._writes:  # on a server, others write too
+                self._sources = known
         return known
 
     def upsert(self, points: Sequence[models.PointStruct]) -> None:
         """Write points; when this returns they are stored."""
         with self._calling():
             self.client.upsert(self.collection, list(points), wait=True)
-            self._sources = None
+            self._sources, self._writes = None, self._writes + 1
         self._tell_if_large()
 
     def delete(self, documents: Sequence[str], *, keep: Sequence[str] = ()) -> None:
@@ -138,7 +140,7 @@ class Store:
         )
         with self._calling():
             self.client.delete(self.collection, models.FilterSelector(filter=where), wait=True)
-            self._sources = None
+            self._sources, self._writes = None, self._writes + 1
 
     def search(self, query: str, limit: int, where: models.Filter | None = None) -> list[tuple[Passage, float]]:
         """The best `limit` passages by dense and BM25 search, fused by reciprocal rank, with the fused score."""
@@ -230,6 +232,11 @@ def open(settings: Retrieval, path: Path, dense: Dense) -> Store:  # noqa: A001 
 def among(name: str, values: Sequence[str]) -> models.FieldCondition:
     """The condition that a passage's metadata has one of these values."""
     return models.FieldCondition(key=f"metadata.{name}", match=models.MatchAny(any=list(values)))
+
+
+def equals(name: str, value: str) -> models.FieldCondition:
+    """The condition that a passage's metadata has this value."""
+    return models.FieldCondition(key=f"metadata.{name}", match=models.MatchValue(value=value))
 
 
 def _clean(passage: Passage) -> Passage:

@@ -13,10 +13,12 @@ from langchain_core.runnables import Runnable
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from chains.schema import Answer, ChatRequest, Message
+from chains.schema import Answer, ChatRequest, Message, as_data
 from routes import errors
 
 EARLY = 0.1  # seconds in which a refusal to start (a full queue, say) still becomes an HTTP status in a stream
+
+EVENTS = {"sources": "sources", "content": "token", "summary": "summary"}  # by a chunk's field; the last chunk is the end
 
 EXAMPLE = {
     "messages": [{"role": "user", "content": "How much power may a 2.4 GHz digital transmitter use?"}],
@@ -91,16 +93,9 @@ async def _begun(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
 async def _events(head: dict[str, Any], chunks: AsyncIterator[Any]) -> AsyncIterator[ServerSentEvent]:
     try:
         async for chunk in chunks:
-            if "sources" in chunk:
-                yield _event("sources", {"sources": [s.model_dump(mode="json") for s in chunk["sources"]]})
-            elif "content" in chunk:
-                yield _event("token", {"content": chunk["content"]})
-            elif "summary" in chunk:
-                yield _event("summary", {"summary": chunk["summary"]})
-            else:
-                end = Answer.model_validate({"content": ""} | chunk)
-                yield _event("end", head | end.model_dump(mode="json", exclude={"content", "sources", "summary"}))
-    except Exception as exc:  # the status is sent; all that can still be told is an event
+            name = next((event for field, event in EVENTS.items() if field in chunk), "end")
+            yield _event(name, as_data(chunk) if name != "end" else head | as_data(chunk))
+    except Exception as exc:  # noqa: BLE001 -- the status is sent; all that can still be told is an event
         status, content, headers = errors.of(exc)
         yield _event("error", content | {"status": status} | ({"retry_after": headers["Retry-After"]} if headers else {}))
 

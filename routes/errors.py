@@ -13,7 +13,14 @@ from errors import FccRagError
 
 log = logging.getLogger(__name__)
 
-CODES = {400: "bad_request", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 422: "invalid_request"}
+CODES = {
+    400: "bad_request",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "invalid_request",
+}
 MEANINGS = {
     403: "The caller may not do this",
     404: "There is no such thing",

@@ -10,7 +10,7 @@ from langchain_core.runnables.utils import AddableDict
 from langserve import add_routes
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from chains.schema import Answer, Filters, RetrieveRequest, RetrieveResults, Source, SummarizeRequest
+from chains.schema import Answer, Filters, RetrieveRequest, RetrieveResults, Source, SummarizeRequest, as_data
 from errors import InvalidRequest
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
@@ -33,7 +33,7 @@ class ChatInput(BaseModel):
     def _roles(cls, value: Any) -> Any:
         # Left to the union, {"role": "assistant"} would become a HumanMessage.
         if not isinstance(value, list):
-            raise ValueError("messages must be a list")
+            raise ValueError("messages must be a list")  # noqa: TRY004 -- pydantic wants ValueError
         try:
             return [m if isinstance(m, BaseMessage) else convert_to_messages([m])[0] for m in value]
         except (ValueError, TypeError, KeyError, NotImplementedError):
@@ -73,23 +73,14 @@ def add(
 ) -> None:
     """Add the four LangServe paths to `app`."""
     talk = (RunnableLambda(_conversation) | chat | RunnableGenerator(_as_text)).with_types(input_type=ChatInput, output_type=str)
-    rag = (RunnableLambda(_question) | chat | RunnableGenerator(_as_plain)).with_types(input_type=RagInput, output_type=Answer)
+    rag = (RunnableLambda(_question) | chat | RunnableGenerator(_as_plain)).with_types(input_type=RagInput, output_type=Answer)  # type: ignore[arg-type] # chunks that add up to one
     found = retrieve.with_types(input_type=RetrieveRequest, output_type=RetrieveResults)
     summed = summarize.with_types(input_type=SummarizeRequest, output_type=str)
-    for path, runnable, playground in (
-        ("/api/chat", talk, "chat"),
-        ("/api/rag", rag, "default"),
-        ("/api/retrieve", found, "default"),
-        ("/api/summarize", summed, "default"),
-    ):
-        add_routes(
-            app,
-            runnable,
-            path=path,
-            playground_type=playground,
-            enabled_endpoints=ENDPOINTS,
-            per_req_config_modifier=_check_ranges,
-        )
+    shared: dict[str, Any] = {"enabled_endpoints": ENDPOINTS, "per_req_config_modifier": _check_ranges}
+    add_routes(app, talk, path="/api/chat", playground_type="chat", **shared)
+    add_routes(app, rag, path="/api/rag", **shared)
+    add_routes(app, found, path="/api/retrieve", **shared)
+    add_routes(app, summed, path="/api/summarize", **shared)
 
 
 def sources_as_text(sources: Sequence[Source], content: str) -> str:
@@ -128,13 +119,7 @@ async def _as_text(chunks: AsyncIterator[AddableDict]) -> AsyncIterator[str]:
 async def _as_plain(chunks: AsyncIterator[AddableDict]) -> AsyncIterator[AddableDict]:
     """The same chunks as plain JSON, each field once but `content`, so that clients can add them up."""
     async for chunk in chunks:
-        yield AddableDict({name: _plain(value) for name, value in chunk.items()})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        yield AddableDict(as_data(chunk))
 
 
 def _check_ranges(config: dict[str, Any], _: Request) -> dict[str, Any]:

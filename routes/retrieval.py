@@ -36,9 +36,7 @@ def router(chain: Runnable[Any, Any], jobs: Jobs, *, ingest_from: Literal["local
         return await chain.ainvoke(request.model_dump(exclude_none=True))
 
     @api.post("/api/ingest", status_code=202, responses=errors.documented(403, 422, 503))
-    async def ingest(
-        request: Request, given: Annotated[IngestBody, Body(openapi_examples={"a file": {"value": PATHS}})]
-    ) -> Job:
+    async def ingest(request: Request, given: Annotated[IngestBody, Body(openapi_examples={"a file": {"value": PATHS}})]) -> Job:
         """Start an ingestion job; questions are answered meanwhile. Callers on this machine only, by default."""
         _admit(request, ingest_from)
         for path in given.paths:

@@ -24,7 +24,7 @@ def router(describe: Callable[[], Awaitable[dict[str, Any]]], checks: Mapping[st
 
     @api.get(
         "/api/health",
-        responses={200: {"content": {"application/json": {"example": HEALTHY}}}} | errors.documented(503),
+        responses={200: {"content": {"application/json": {"example": HEALTHY}}}, **errors.documented(503)},
     )
     async def health() -> JSONResponse:
         """200 when this process can serve; 503, with the failing part named, when it cannot."""

@@ -54,9 +54,7 @@ def rewrite(adapter: Path, **values: Any) -> None:
 @pytest.fixture(scope="module")
 def trained(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> loader.Loaded:
     """The model as it was when training ended: the adapter beside a base in NF4."""
-    return loader.load(
-        llm(base, adapter, adapter_mode="attach", quantization="nf4"), cache=tmp_path_factory.mktemp("c")
-    )
+    return loader.load(llm(base, adapter, adapter_mode="attach", quantization="nf4"), cache=tmp_path_factory.mktemp("c"))
 
 
 def test_attached(trained: loader.Loaded, base: Path, tmp_path: Path) -> None:
@@ -116,6 +114,17 @@ def test_merge_to_folder(trained: loader.Loaded, base: Path, adapter: Path, tmp_
         loader.merge_to_folder(llm(base, adapter), out, cache=tmp_path / "cache")
     with pytest.raises(SettingsError, match=r"^LOCAL_ADAPTER_PATH: "):
         loader.merge_to_folder(llm(base, None), tmp_path / "other", cache=tmp_path / "cache")
+
+
+def test_merged_folder_wins(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """With LOCAL_MODEL_PATH set beside the adapter, `merge` writes there and the server adds no second adapter."""
+    out = tmp_path / "Merged"
+    both = llm(base, adapter, local_model_path=str(out))
+    with pytest.raises(SettingsError, match=r"^LOCAL_MODEL_PATH: .*fcc-rag merge"):
+        loader.load(both, cache=tmp_path / "cache")
+    loader.merge_to_folder(both, out, cache=tmp_path / "cache")
+    loaded = loader.load(both, cache=tmp_path / "cache")
+    assert (loaded.name, loaded.adapter) == ("Merged", None)
 
 
 def test_adapters_own_tokenizer(base: Path, copy: Path, tmp_path: Path) -> None:

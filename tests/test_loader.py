@@ -44,9 +44,7 @@ def test_merged_model(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[
     loaded = load(model, tmp_path)
     assert (loaded.name, loaded.adapter, loaded.quantization) == ("Tiny-Chat", None, "none")
     assert (loaded.device, loaded.dtype, loaded.window) == ("cpu", "float32", 2048)
-    assert loaded.memory_bytes == pytest.approx(
-        sum(weight.numel() for weight in loaded.model.parameters()) * 4, rel=0.01
-    )
+    assert loaded.memory_bytes == pytest.approx(sum(weight.numel() for weight in loaded.model.parameters()) * 4, rel=0.01)
     assert not loaded.model.training
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
     assert capfd.readouterr() == ("", "")

@@ -18,9 +18,7 @@ RULES = [
     point("Hopping systems may use 125 milliwatts.", 2, section="15.247", citation="47 CFR 15.247(b)(1)"),
     point("Antenna gain above 6 dBi lowers the power.", 3, section="15.247", citation="47 CFR 15.247(c)"),
     point("Field strength in the band is limited.", 4, section="15.249", citation="47 CFR 15.249(a)", source="b.txt"),
-    point(
-        "A station identifies itself every ten minutes.", 5, part="97", section="97.119", citation="47 CFR 97.119(a)"
-    ),
+    point("A station identifies itself every ten minutes.", 5, part="97", section="97.119", citation="47 CFR 97.119(a)"),
     point("Modules are described in this publication.", 6, part="", section="", citation="KDB 996369", source="kdb.md"),
 ]
 
@@ -73,6 +71,24 @@ def test_nearest_to_the_cite(retriever: PassageRetriever, question: str, citatio
     """A cite that is not indexed as such brings what is nearest to it: the enclosing paragraph, else the section."""
     found = retriever.invoke(question)
     assert (found[0].metadata["citation"], found[0].metadata["match"]) == (citation, "exact")
+
+
+def test_paragraph_inside_a_passage(store: Store, retriever: PassageRetriever) -> None:
+    """A short paragraph that shares a passage with those before it is found where it stands."""
+    rows = [
+        ("(a) First. \n(b) Second.\n(c) Third.", "(a)"),
+        ("(d)(1) Deep.\n(2) Deeper.", "(d)(1)"),
+        ("(e) Last.", "(e)"),
+    ]
+    store.upsert(
+        [
+            point(text, 50 + row, document="/s", ordinal=row, section="15.5", citation=f"47 CFR 15.5{paragraph}")
+            for row, (text, paragraph) in enumerate(rows)
+        ]
+    )
+    for cite, row in (("(c)", 0), ("(d)", 1), ("(d)(2)", 1), ("(e)", 2), ("(e)(7)", 2)):
+        found = [p for p in retriever.invoke(f"§ 15.5{cite} last deep") if p.metadata["match"] == "exact"]
+        assert texts(found) == [rows[row][0]]
 
 
 def test_another_title_is_not_meant(retriever: PassageRetriever) -> None:

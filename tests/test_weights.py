@@ -40,11 +40,7 @@ def wheel(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
 
 
 @pytest.fixture
@@ -247,9 +243,7 @@ def test_hub_out_of_reach(tmp_path: Path, hub: Path) -> None:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize(
-    ("default", "held"), [(weights.DEFAULT_LLM, "*.gguf"), (weights.DEFAULT_EMBEDDING, "*.safetensors")]
-)
+@pytest.mark.parametrize(("default", "held"), [(weights.DEFAULT_LLM, "*.gguf"), (weights.DEFAULT_EMBEDDING, "*.safetensors")])
 def test_defaults(default: str, held: str) -> None:
     """The two default models are found in the cache by their names alone."""
     assert list(resolve(default, settings.load().cache.fcc_rag_cache).glob(held))

@@ -25,9 +25,7 @@ TEMPLATE = (  # like Llama's, it writes BOS itself
 )
 
 
-def make(
-    folder: Path, *, seed: int = 0, vocab: int = 512, hidden: int = 64, layers: int = 2, window: int = 2048
-) -> Path:
+def make(folder: Path, *, seed: int = 0, vocab: int = 512, hidden: int = 64, layers: int = 2, window: int = 2048) -> Path:
     """Write a model and its tokenizer into `folder`, the same ones for the same arguments.
 
     As in Llama 2, `<unk>`, `<s>` and `</s>` are 0, 1 and 2, there is no padding token, the tokenizer puts BOS in front
@@ -147,13 +145,9 @@ def tokenizer(folder: Path, *, vocab: int = 512, window: int = 2048) -> int:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(_TEXT, trainer)
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
-    )
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         bos_token="<s>",

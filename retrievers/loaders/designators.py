@@ -66,16 +66,16 @@ _HANGING = re.compile(r"(?:\b(?:paragraphs?|sections?|in|with|under|of|by|to|see
 _ABOUT = re.compile(
     r"\s*(?:note|table|figure)(?:\s+\w{1,3})?\s+to\s+(?:paragraphs?\s*(?=\()|§\s*[\d.]*\d)((?:\(\w+\))*)", re.IGNORECASE
 )
-# what may end a list: a sentence, but no row of figures, note or caption
-_ENTRY = re.compile(r"[\s*_\"“]*(?!(?:note|table|figure|where)\b)[A-Z](?!.*\.{5})", re.IGNORECASE | re.DOTALL)
+# what may end a list: a definition or a sentence, but no row of figures, note or caption
+_ENTRY = re.compile(r"[\s*_\"“]*(?!(?i:note|table|figure|where)\b)[A-Z](?!.*\.{5})", re.DOTALL)
 _TELEPHONE = re.compile(r"\s*\(\d{3}\)\s*\d{3}[-\u2013 ]\d{4}")
 
 
 def outline(paragraphs: Sequence[str]) -> list[list[Mark]]:
     """For each paragraph of one section its marks: the first at offset 0, more where items open inside it.
 
-    A paragraph without a designator stands under the path of the one before it, or, after a list that itself hangs below
-    such a paragraph (definitions with items), beside that one. Unknown shapes never raise.
+    A paragraph without a designator stands under the path of the one before it, or, after a list that itself hangs
+    below such a paragraph (definitions with items), beside that one. Unknown shapes never raise.
     """
     readings = [_Reading(0.0, (), None)]
     bare = 0  # paragraphs without a designator up to here; one may be an introduction, two are entries of their own

@@ -74,9 +74,7 @@ class _Reader:
         while unique in self.seen:  # two temporary versions of a section stand beside each other
             unique, count = f"{name}#{count}", count + 1
         self.seen.add(unique)
-        return Origin(
-            f"{self.uri}#{unique}", self.source, title, edition, citation, tuple(headings), title_number=citation.title
-        )
+        return Origin(f"{self.uri}#{unique}", self.source, title, edition, citation, tuple(headings), title_number=citation.title)
 
 
 def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFailure]:
@@ -128,9 +126,7 @@ def _rest(element: _Element, reader: _Reader) -> SourceDocument | None:
         return None
     citation = Citation(reader.title, reader.part)
     head = _text(element.find("HEAD"))
-    place = (
-        "" if element.get("TYPE") == "PART" else f" {element.get('TYPE', element.tag).lower()} {element.get('N', '')}"
-    )
+    place = "" if element.get("TYPE") == "PART" else f" {element.get('TYPE', element.tag).lower()} {element.get('N', '')}"
     origin = reader.origin(citation, _headings(element), head, place)
     return assemble([Piece(head, "heading", SECTION), *pieces], origin, structured=True)
 
@@ -189,9 +185,7 @@ def _table(element: _Element) -> Iterator[Piece]:
     notes: list[str] = []
     rows: list[Row] = []
     for row in element.iter("TR"):
-        cells = [
-            Cell(_text(cell), _span(cell, "colspan"), _span(cell, "rowspan")) for cell in row.iterchildren("TH", "TD")
-        ]
+        cells = [Cell(_text(cell), _span(cell, "colspan"), _span(cell, "rowspan")) for cell in row.iterchildren("TH", "TD")]
         if next(row.iterancestors("TFOOT"), None) is not None:
             notes.extend(cell.text for cell in cells if cell.text)
         else:

@@ -10,7 +10,8 @@ from typing import Any
 from errors import DocumentError
 from retrievers.citations import Citation
 from retrievers.documents import SourceDocument
-from retrievers.loaders.pieces import Line, LoadFailure, Origin, assemble, paragraphs
+from retrievers.loaders.lines import Line, paragraphs
+from retrievers.loaders.pieces import LoadFailure, Origin, assemble
 from retrievers.loaders.plain import title_number
 
 _EDGE = 3  # lines at the top and at the foot of a page among which running heads are looked for
@@ -31,7 +32,7 @@ def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFai
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 1024))
-        # ISO 32000-1, 7.5.5 and Annex H: without the end mark the file is cut off, and PDFium would lose pages in silence
+        # ISO 32000-1, 7.5.5: without its end mark the file is cut off, and PDFium would lose pages in silence
         if b"%%EOF" not in file.read():
             raise DocumentError("it is cut off: its end mark is missing")
     pages, metadata = _read(path)

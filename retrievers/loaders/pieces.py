@@ -3,32 +3,24 @@
 Knows the structure of rules, but no file format. All loaders end here.
 """
 
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from retrievers import citations
 from retrievers.citations import DEFAULT_TITLE, Citation
 from retrievers.documents import Block, SourceDocument
-from retrievers.loaders.designators import Mark, goes_on, leading, outline
+from retrievers.loaders.designators import Mark, outline
 
 # Levels of headings that are only recognised by their words; formats with real headings use 1 to 6.
 PART, SUBPART, SECTION = 1, 2, 7
 
 _LONGEST_HEADING = 300
 _CREDIT = re.compile(r"\s*\[\d+ (?:FR|Fed\. Reg\.) \d")
-_PART_LINE = re.compile(r"(?:PART \d|SUBCHAPTER [A-Z]|Subpart [A-Z]{1,3}\s*[\u2013—-])")
+PART_LINE = re.compile(r"(?:PART \d|SUBCHAPTER [A-Z]|Subpart [A-Z]{1,3}\s*[\u2013—-])")
 _APPENDIX_LINE = re.compile(r"(?:APPENDIX|Appendix) [A-Z0-9]{1,4} (?:to|TO) (?:part|Part|PART) \d")
-_NUMBERED = re.compile(r"(?:\d{1,4}(?:\.\d{1,5}){0,3}[.)]?|[IVX]{1,5}\.|[A-Za-z]\)|[•▪●‣])\s+\S")
-_LEADERS = re.compile(r"\.{5}")  # a table's row in print
 _SENTENCES = re.compile(r"[.;] [A-Z(]")
-
-
-class Line(NamedTuple):
-    text: str
-    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +81,7 @@ class _Heading:
     scope: int
 
 
-def assemble(
-    pieces: Iterable[Piece], origin: Origin, *, separator: str = "\n", structured: bool = False
-) -> SourceDocument:
+def assemble(pieces: Iterable[Piece], origin: Origin, *, separator: str = "\n", structured: bool = False) -> SourceDocument:
     """The document that the pieces make, their texts joined by `separator`.
 
     Unless the source is `structured`, paragraphs that read like a rule's heading become headings.
@@ -103,8 +93,8 @@ def assemble(
     blocks: list[Block] = []
     for scope in _scopes(placed):
         blocks.extend(_blocks(scope))
-    bases = {entry.base for entry in placed if entry.base is not None}
-    parts = {(base.title, base.part) for base in bases}
+    cited = list({citation.whole for citation in map(citations.read, {block.citation for block in blocks}) if citation})
+    parts = {(citation.title, citation.part) for citation in cited}
     title = origin.title or next((_plain(piece.text) for piece in kept if piece.kind == "heading"), "")
     return SourceDocument(
         uri=origin.uri,
@@ -112,91 +102,14 @@ def assemble(
         text=separator.join(piece.text for piece in kept),
         blocks=tuple(blocks),
         title=title,
-        part=bases.copy().pop().part if len(parts) == 1 else "",
-        section=bases.pop().section if len(bases) == 1 else "",
+        part=cited[0].part if len(parts) == 1 else "",
+        section=cited[0].section if len(cited) == 1 else "",
         edition=origin.edition,
     )
 
 
-def paragraphs(lines: Iterable[Line], *, glue: str | None = "\n") -> list[Piece]:
-    """The pieces that lines of plain text make.
-
-    A blank line ends a piece. Lines that begin with "|" make a table. A line that begins with a designator or a number,
-    or looks like the heading of a part, section or appendix, begins a piece. Any other goes on the piece before, joined
-    to it by `glue`; if `glue` is None it begins one, too.
-    """
-    groups: list[list[Line]] = []
-    after_blank = True
-    for line in lines if glue is None else _whole_headings(list(lines)):
-        if not line.text.strip():
-            after_blank = True
-        elif after_blank or not _belongs(line.text, groups[-1], each=glue is None):
-            groups.append([line])
-            after_blank = False
-        else:
-            groups[-1].append(line)
-    return [_piece(group, "\n" if glue is None else glue) for group in groups]
-
-
-def _piece(group: Sequence[Line], glue: str) -> Piece:
-    table = _is_row(group[0].text)
-    text = ("\n" if table else glue).join(line.text for line in group)
-    return Piece(text, "table" if table else "paragraph", page=group[0].page)
-
-
-def _belongs(line: str, before: Sequence[Line], *, each: bool) -> bool:
-    """Whether a line goes on the piece that the lines `before` make."""
-    last = before[-1].text
-    if _is_row(line) or _is_row(last):
-        return _is_row(line) and _is_row(last)
-    if goes_on(last, line):
-        return True
-    if each or leading(line) or is_credit(line) or _LEADERS.search(last) or _LEADERS.search(line):
-        return False
-    if (_NUMBERED.match(line) and _ends_sentence(last)) or is_heading(line, before=last):
-        return False
-    if is_credit(before[0].text) and last.rstrip().endswith("]"):
-        return False
-    return len(before) > 1 or not is_heading(last)
-
-
-def _whole_headings(lines: Sequence[Line]) -> Iterator[Line]:
-    """The lines, with the headings that are wrapped over several put on one."""
-    widths = sorted(len(line.text) for line in lines if line.text)
-    width = widths[len(widths) * 3 // 4] if widths else 0
-    index = 0
-    while index < len(lines):
-        line = lines[index]
-        index += 1
-        if _PART_LINE.match(line.text) and is_heading(line.text):
-            rest = list(itertools.takewhile(lambda other: _is_name(other.text), lines[index : index + 3]))
-            line = Line(" ".join(part.text.strip() for part in (line, *rest)), line.page)
-            index += len(rest)
-        elif is_heading(line.text) and len(line.text) > 0.6 * width and not line.text.rstrip().endswith((".", "]")):
-            rest = list(itertools.takewhile(lambda other: not _opens(other.text), lines[index : index + 5]))
-            ends = next((n for n, other in enumerate(rest, 1) if other.text.rstrip().endswith((".", "]"))), 0)
-            line = Line(" ".join(part.text.strip() for part in (line, *rest[:ends])), line.page)
-            index += ends
-        yield line
-
-
-def _opens(line: str) -> bool:
-    return not line.strip() or bool(leading(line)) or is_heading(line)
-
-
-def _is_name(line: str) -> bool:
-    """Whether a line reads like the rest of a part's or subpart's name: its words are capitalised, no sentence ends."""
-    words = [word for word in line.split() if len(word) > 3]
-    return (
-        bool(words) and all(w[0].isupper() or w[0] == "(" for w in words) and line[-1] not in ".:;" and not _opens(line)
-    )
-
-
-def _is_row(line: str) -> bool:
-    return line.lstrip().startswith("|")
-
-
-def _ends_sentence(line: str) -> bool:
+def ends_sentence(line: str) -> bool:
+    """Whether nothing has to follow."""
     return line.rstrip().endswith((".", "]", ":", ";", ")"))
 
 
@@ -207,9 +120,9 @@ def is_heading(line: str, *, before: str = "") -> bool:
     """
     if len(line) > _LONGEST_HEADING or "\n" in line:
         return False
-    if _PART_LINE.match(line) or _APPENDIX_LINE.match(line):
+    if PART_LINE.match(line) or _APPENDIX_LINE.match(line):
         return not line.rstrip().endswith((",", ";"))
-    if before and not (_ends_sentence(before) or before.isupper() or is_heading(before)):
+    if before and not (ends_sentence(before) or before.isupper() or is_heading(before)):
         return False
     return citations.heading(line) is not None and not _SENTENCES.search(line)
 
@@ -281,9 +194,7 @@ def _blocks(scope: Sequence[_Placed]) -> list[Block]:
 
 def _is_tracked(entry: _Placed) -> bool:
     piece = entry.piece
-    return (
-        piece.kind == "paragraph" and piece.tracked and not is_credit(piece.text) and not citations.opening(piece.text)
-    )
+    return piece.kind == "paragraph" and piece.tracked and not is_credit(piece.text) and not citations.opening(piece.text)
 
 
 def _cut(entry: _Placed, marks: Sequence[Mark], base: Citation | None) -> list[Block]:

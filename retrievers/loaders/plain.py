@@ -9,7 +9,8 @@ from pathlib import Path
 from errors import DocumentError
 from retrievers import citations
 from retrievers.documents import SourceDocument
-from retrievers.loaders.pieces import Line, LoadFailure, Origin, Piece, assemble, is_heading, paragraphs
+from retrievers.loaders.lines import Line, paragraphs
+from retrievers.loaders.pieces import LoadFailure, Origin, Piece, assemble, is_heading
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -1,17 +1,21 @@
 """Reads the sections JSONL format: one section of the CFR a line. Streams, and loses no good line to a bad one."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from errors import DocumentError
 from retrievers import citations
 from retrievers.citations import DEFAULT_TITLE
 from retrievers.documents import SourceDocument
-from retrievers.loaders.pieces import SECTION, Line, LoadFailure, Origin, Piece, assemble, paragraphs
+from retrievers.loaders.lines import Line, paragraphs
+from retrievers.loaders.pieces import SECTION, LoadFailure, Origin, Piece, assemble
 
 _REQUIRED = ("part", "section", "text")
 _OPTIONAL = ("heading", "subpart", "edition")
+_HALF = re.compile("[\ud800-\udfff]")  # JSON can write what no encoding can
 _ENOUGH = 50  # a file of nothing but bad lines is reported once more and left
 
 
@@ -54,18 +58,23 @@ def _row(line: bytes) -> dict[str, str | int]:
         raise DocumentError("it is not JSON") from None
     if not isinstance(row, dict):
         raise DocumentError("it is not a JSON object")
-    for field in _REQUIRED:
-        if field not in row:
-            raise DocumentError(f'the field "{field}" is missing')
     for field in (*_REQUIRED, *_OPTIONAL):
-        if not isinstance(row.setdefault(field, ""), str):
-            raise DocumentError(f'the field "{field}" is not a string')
+        _check_string(row, field)
     title = row.setdefault("title", DEFAULT_TITLE)
-    if isinstance(title, bool) or not str(title).isdecimal():
-        raise DocumentError('the field "title" is not a number')
-    if not (str(row["text"]).strip() or str(row["heading"]).strip()):
+    if isinstance(title, bool) or not re.fullmatch("[1-9]|[1-4][0-9]|50", str(title)):
+        raise DocumentError('the field "title" is not the number of a CFR title')
+    if not (row["text"].strip() or row["heading"].strip()):
         raise DocumentError("it holds no text")
     return row
+
+
+def _check_string(row: dict[str, Any], field: str) -> None:
+    if field in _REQUIRED and field not in row:
+        raise DocumentError(f'the field "{field}" is missing')
+    if not isinstance(row.setdefault(field, ""), str):
+        raise DocumentError(f'the field "{field}" is not a string')
+    if _HALF.search(row[field]):
+        raise DocumentError(f'the field "{field}" holds half of a surrogate pair')
 
 
 def _document(row: dict[str, str | int], source: str, uri: str) -> SourceDocument:

@@ -35,9 +35,7 @@ def markdown(rows: Sequence[Row]) -> str:
     width = max((len(line) for line in grid), default=0)
     if not any(text for line in grid for text in line):
         return ""
-    header = [
-        _stacked([line[column] if column < len(line) else "" for line in grid[:count]]) for column in range(width)
-    ]
+    header = [_stacked([line[column] if column < len(line) else "" for line in grid[:count]]) for column in range(width)]
     lines = [_line(header, width), "|" + " --- |" * width]
     lines.extend(_line(line, width) for line in grid[count:] if any(line))
     return "\n".join(lines)
