@@ -97,7 +97,7 @@ class Retrieval(_Section):
     qdrant_api_key: SecretStr = SecretStr("")
     qdrant_path: Folder | None = None
     collection_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = "fcc_kdb_docs"
-    retrieval_k: Annotated[int, Field(ge=1, le=50)] = 6
+    retrieval_k: Annotated[int, Field(ge=1, le=50)] = 4
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.35
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
@@ -35,9 +36,11 @@ def fit(
         )
 
     count = model.get_num_tokens_from_messages
-    kept = list(passages)
-    while kept and count(build(kept, [])) > budget:
-        kept.pop()
+    kept: list[Document] = []
+    for passage in passages:  # grown, not shrunk: what is counted stays near the budget, however much there is
+        if count(build([*kept, passage], [])) > budget:
+            break
+        kept.append(passage)
     if not kept:
         smallest = count(build(passages[:1], []))
         if smallest > window - LEAST_ANSWER:
@@ -46,9 +49,11 @@ def fit(
                 f" {LEAST_ANSWER} are kept for the answer"
             )
         kept = list(passages[:1])
-    history = request.history()
-    while history and count(build(kept, history)) > budget:
-        history = _without_oldest_turn(history)
+    history: list[BaseMessage] = []
+    for turn in reversed(_turns(request.history())):
+        if count(build(kept, [*turn, *history])) > budget:
+            break
+        history = [*turn, *history]
     return build(kept, history), kept
 
 
@@ -57,7 +62,7 @@ def mark_off(number: int, passage: Document) -> str:
     citation = passage.metadata.get("citation") or passage.metadata.get("source", "")
     heading = passage.metadata.get("heading", "")
     label = escape(f"{citation} {heading}".strip(), quote=True)
-    inert = re.sub(r"<(/?\s*passage)", r"&lt;\1", passage.page_content, flags=re.IGNORECASE)
+    inert = re.sub(r"<(?=\s*/?\s*passage)", "&lt;", passage.page_content, flags=re.IGNORECASE)
     return f'<passage id="{number}" from="{label}">\n{inert}\n</passage>'
 
 
@@ -66,7 +71,7 @@ def _instructions(request: ChatRequest) -> str:
     return f"The user also asks:\n{wishes}\n" if wishes else ""
 
 
-def _without_oldest_turn(history: list[BaseMessage]) -> list[BaseMessage]:
-    """Drop up to the next user message, so that what is left starts with one, as chat templates want it."""
-    later = [i for i, message in enumerate(history) if i and message.type == "human"]
-    return history[later[0] :] if later else []
+def _turns(history: list[BaseMessage]) -> list[list[BaseMessage]]:
+    """The history from each user message to the next; a greeting before the first is left out, as chat templates want it."""
+    starts = [i for i, message in enumerate(history) if message.type == "human"]
+    return [history[start:end] for start, end in pairwise([*starts, len(history)])]

@@ -4,14 +4,17 @@ In: a dict with the fields of ChatRequest. Out: AddableDict chunks that add up t
 in pieces, `summary` if there is one, and `finish_reason`, `citations`, `usage` and `timings` at the end.
 """
 
+import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import (
     ConfigurableField,
@@ -75,7 +78,8 @@ class Defaults(RunnableSerializable[Any, ChatRequest]):
         except ValidationError as exc:
             first = exc.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise InvalidRequest(f"{where}: {first['msg']}" if where else first["msg"]) from None
+            what = first["msg"].removeprefix("Value error, ")
+            raise InvalidRequest(f"{where}: {what}" if where else what) from None
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> ChatRequest:  # noqa: A002
         return self.invoke(input, config, **kwargs)
@@ -145,47 +149,76 @@ async def _refused(turns: AsyncIterator[Turn]) -> AsyncIterator[AddableDict]:
 async def _answered(
     turn: Turn, model: BaseChatModel, summarizer: Runnable[str, str], summary_threshold: int
 ) -> AsyncIterator[AddableDict]:
-    request, sources = turn.request, turn.sources
-    yield AddableDict(sources=sources)
-    markers, first, content = Markers(sources), None, ""
-    last = AIMessageChunk(content="")
-    stream = model.astream(
-        turn.prompt,
-        stop=request.stop,
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        seed=request.seed,
-    )
-    async for message in stream:
-        first = first or time.monotonic()
-        last = message if message.usage_metadata else last
-        if text := markers.feed(message.text):
-            content += text
-            yield AddableDict(content=text)
-    if text := markers.flush():
-        content += text
+    draft = Draft(turn, model)
+    yield AddableDict(sources=turn.sources)
+    async for text in draft.write():
         yield AddableDict(content=text)
-    usage = _usage(last)
-    if _is_long(request, usage, summary_threshold) and content.strip():
-        yield AddableDict(summary=await summarizer.ainvoke(content))
+    if not draft.content:
+        yield AddableDict(content="")
+    usage = await draft.usage()
+    if _is_long(turn.request, usage, summary_threshold) and draft.content.strip():
+        yield AddableDict(summary=await summarizer.ainvoke(draft.content))
     yield AddableDict(
-        finish_reason=last.response_metadata.get("finish_reason", "stop"),
-        citations=markers.citations,
+        finish_reason=draft.finish_reason,
+        citations=draft.markers.citations,
         usage=usage,
-        timings=turn.timings(first),
+        timings=turn.timings(draft.first),
     )
+
+
+class Draft:
+    """An answer while the model writes it, and what is known of it afterwards."""
+
+    def __init__(self, turn: Turn, model: BaseChatModel) -> None:
+        self.markers = Markers(turn.sources)
+        self.content = ""
+        self.finish_reason = "stop"
+        self.first: float | None = None  # when the first text came
+        self._turn = turn
+        self._model = model
+        self._written = ""  # by the model, before its markers were seen to
+        self._counted: UsageMetadata | None = None
+
+    async def write(self) -> AsyncIterator[str]:
+        """Call the model and yield the answer's text until it ends or repeats itself."""
+        request = self._turn.request
+        stream = self._model.astream(
+            self._turn.prompt,
+            stop=request.stop,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+        )
+        async with contextlib.aclosing(cast("AsyncGenerator[AIMessageChunk]", stream)):  # what is not read is not written
+            async for message in stream:
+                if text := self._take(message):
+                    yield text
+                if self.markers.repeating:
+                    break
+        if text := self.markers.flush():
+            self.content += text
+            yield text
+
+    async def usage(self) -> Usage:
+        """As the model counted it; of an answer that was cut off, as its tokenizer counts it now."""
+        if counted := self._counted:
+            before, after = counted["input_tokens"], counted["output_tokens"]
+        else:
+            before = await asyncio.to_thread(self._model.get_num_tokens_from_messages, self._turn.prompt)
+            after = await asyncio.to_thread(self._model.get_num_tokens, self._written)
+        return Usage(prompt_tokens=before, completion_tokens=after, total_tokens=before + after)
+
+    def _take(self, message: AIMessageChunk) -> str:
+        if message.text and self.first is None:
+            self.first = time.monotonic()
+        self._written += message.text
+        self._counted = message.usage_metadata or self._counted
+        self.finish_reason = message.response_metadata.get("finish_reason") or self.finish_reason
+        text = self.markers.feed(message.text)
+        self.content += text
+        return text
 
 
 def _is_long(request: ChatRequest, usage: Usage, threshold: int) -> bool:
     return request.summarize == "always" or (request.summarize == "auto" and usage.completion_tokens > threshold)
-
-
-def _usage(message: AIMessageChunk) -> Usage:
-    if not (counted := message.usage_metadata):
-        return Usage()
-    return Usage(
-        prompt_tokens=counted["input_tokens"],
-        completion_tokens=counted["output_tokens"],
-        total_tokens=counted["total_tokens"],
-    )

@@ -9,6 +9,7 @@ from langchain_core.runnables import Runnable, RunnableBranch, RunnableLambda
 
 import prompts
 from chains.schema import ChatRequest
+from errors import PromptTooLong
 
 LEANING = re.compile(
     r"\b(?:it|its|they|them|their|that|those|this|these|he|she|one|ones|there|same|such|former|latter|above|previous|again|else|more"
@@ -16,6 +17,9 @@ LEANING = re.compile(
     re.IGNORECASE,
 )
 WORD = re.compile(r"\w+")
+FRAME = re.compile(  # words that a question is made with; what it asks is in the others
+    r"what|when|where|which|about|does|would|could|should|have|with|from|they|their|them|that|this|those|these|there|then|tell|mean"
+)
 SHORT = 5  # words; a question this short seldom stands alone
 TURNS = 4  # earlier messages the rewriting model sees; what is leaned on is seldom further back
 MAX_TOKENS = 96
@@ -36,7 +40,10 @@ def build(model: BaseChatModel) -> Runnable[ChatRequest, str]:
     )
 
     async def rewritten(request: ChatRequest) -> str:
-        return choose(request, await rewrite.ainvoke(request))
+        try:
+            return choose(request, await rewrite.ainvoke(request))
+        except PromptTooLong:  # what was said before takes more room here than in the answer's prompt
+            return choose(request, "")
 
     return RunnableBranch(
         (lambda request: bool(request.history()) and leans(request.question), RunnableLambda(rewritten)),
@@ -51,7 +58,7 @@ def choose(request: ChatRequest, rewritten: str) -> str:
     no rewriting.
     """
     question, text = request.question, rewritten.strip().strip("\"'")
-    asked = {w.lower() for w in WORD.findall(question) if len(w) > 3 or w.isdigit()}
+    asked = {w.lower() for w in WORD.findall(question) if (len(w) > 3 or w.isdigit()) and not FRAME.fullmatch(w.lower())}
     kept = {w.lower() for w in WORD.findall(text)}
     figures = {w for w in asked if w.isdigit()}
     if text.endswith("?") and figures <= kept and (not asked or asked & kept):

@@ -8,73 +8,20 @@ from chains.schema import Citation, Source
 WORD = re.compile(r"[a-z][a-z'-]+")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 QUOTED = re.compile(r"[\"“]([^\"”]{3,})[\"”]")
-MARKER = re.compile(r"(\s*)\[(\d{1,3}(?: *, *\d{1,3}){0,7})\]")
-MAYBE_MARKER = re.compile(r"\s+|\s*\[[\d, ]{0,32}")
+MARKER = re.compile(r"(\s*)\[(\d{1,3}(?: ?, ?\d{1,3}){0,7})\]")
+MAYBE_MARKER = re.compile(r"\s+|\s*\[[\d, ]{0,45}")  # as long as the longest marker
 TOKEN = re.compile(r"\s+|\[|[^\s\[]+")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|no|sec|fig|approx|u\.s|cf|al)|\b[A-Z])\.$", re.IGNORECASE)
 STOPWORDS = frozenset(
-    [
-        "the",
-        "and",
-        "for",
-        "are",
-        "was",
-        "were",
-        "that",
-        "this",
-        "with",
-        "from",
-        "which",
-        "must",
-        "may",
-        "shall",
-        "not",
-        "any",
-        "its",
-        "has",
-        "have",
-        "had",
-        "can",
-        "will",
-        "would",
-        "should",
-        "their",
-        "there",
-        "than",
-        "then",
-        "they",
-        "them",
-        "these",
-        "those",
-        "such",
-        "into",
-        "upon",
-        "been",
-        "being",
-        "also",
-        "only",
-        "each",
-        "other",
-        "where",
-        "when",
-        "what",
-        "who",
-        "you",
-        "your",
-        "our",
-        "his",
-        "her",
-        "per",
-        "all",
-        "one",
-        "two",
-        "under",
-        "over",
-        "between",
-        "within",
-    ]
+    re.findall(
+        r"\w+",
+        "the and for are was were that this with from which must may shall not any its has have had can will would should their "
+        "there than then they them these those such into upon been being also only each other where when what who you your our "
+        "his her per all one two under over between within",
+    )
 )
 ENOUGH = 0.5  # share of a sentence's words a passage must hold before it is taken for the sentence's source
+SENTENCE = 5  # words; a shorter one may well be said twice
 
 
 class Markers:
@@ -82,17 +29,23 @@ class Markers:
 
     A marker that names no given passage is taken out. A sentence the model left without a marker gets the passage that holds
     its figures and most of its words, if there is one. `citations` lists each marker in order, with what the check found.
+    `repeating` turns true at the end of a sentence that the answer already holds: a small model that repeats itself runs in
+    circles. Nothing after that sentence is passed through.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.citations: list[Citation] = []
         self._passages = {s.id: f"{s.citation}\n{s.title}\n{s.quote}" for s in sources}
+        self.repeating = False
+        self._said: set[str] = set()  # sentences, folded
         self._held = ""  # not passed on yet
         self._sentence = ""  # passed on already, without its markers
         self._markers: list[int] = []  # of this sentence
 
     def feed(self, text: str) -> str:
-        """Return what can be passed on now."""
+        """Return what can be passed on now; nothing once the answer is repeating itself."""
+        if self.repeating:
+            return ""
         self._held += text
         return "".join(iter(lambda: self._step(final=False), ""))
 
@@ -112,15 +65,17 @@ class Markers:
         assert match is not None  # TOKEN matches any character
         token, self._held = match[0], self._held[match.end() :]
         if token.isspace() and self._ended(token):
-            return self._close() + token
+            attached = self._close()
+            if self.repeating:
+                self._held = ""
+                return attached
+            return attached + token
         self._sentence += token
         return token
 
     def _mark(self, space: str, numbers: list[int]) -> str:
-        self.citations += [Citation(marker=n, verified=False) for n in numbers if n not in self._passages]
-        known = [n for n in numbers if n in self._passages]
-        self._markers += known
-        if not known:
+        self._markers += numbers
+        if not (known := [n for n in numbers if n in self._passages]):
             return space if "\n" in space else ""
         return space + "".join(f"[{n}]" for n in known)
 
@@ -134,29 +89,36 @@ class Markers:
         """End the sentence; return the marker that is attached to it, if any."""
         sentence, markers = self._sentence, self._markers
         self._sentence, self._markers = "", []
-        if markers:
-            held = "\n".join(self._passages[n] for n in markers)
-            verified = _values(sentence) <= _values(held) and all(q in _flat(held) for q in _quotes(sentence))
-            self.citations += [Citation(marker=n, verified=verified) for n in markers]
-            return ""
-        if (best := self._best(sentence)) is None:
+        self._note(sentence)
+        known = [n for n in markers if n in self._passages]
+        held = _holds("\n".join(self._passages[n] for n in known), sentence)
+        self.citations += [Citation(marker=n, verified=held and n in self._passages) for n in markers]
+        if known or (best := self._best(sentence)) is None:
             return ""
         self.citations.append(Citation(marker=best, verified=True, attached=True))
         return f" [{best}]"
+
+    def _note(self, sentence: str) -> None:
+        words = sentence.lower().split()
+        folded = " ".join(words)
+        self.repeating |= len(words) >= SENTENCE and folded in self._said
+        self._said.add(folded)
 
     def _best(self, sentence: str) -> int | None:
         words = set(WORD.findall(sentence.lower())) - STOPWORDS
         if len(words) < 3:
             return None
-        values, quotes = _values(sentence), _quotes(sentence)
         best, best_share = None, ENOUGH
         for number, text in self._passages.items():
-            if not (values <= _values(text) and all(q in _flat(text) for q in quotes)):
-                continue
             share = len(words & set(WORD.findall(text.lower()))) / len(words)
-            if share > best_share:
+            if share > best_share and _holds(text, sentence):
                 best, best_share = number, share
         return best
+
+
+def _holds(text: str, sentence: str) -> bool:
+    """Whether `text` has each figure and each quotation of `sentence`."""
+    return _values(sentence) <= _values(text) and all(quote in _flat(text) for quote in _quotes(sentence))
 
 
 def _values(text: str) -> set[str]:

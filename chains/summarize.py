@@ -1,7 +1,9 @@
 """Map-reduce summaries of texts of any length. Knows nothing about where the text comes from."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -13,7 +15,8 @@ from chains.schema import SummarizeRequest
 from errors import InvalidRequest
 
 SUMMARY_TOKENS = 200  # of one partial summary
-PIECE = re.compile(r"[^\n.!?;]*(?:[\n.!?;]+\s*|$)|\s+")
+AT_ONCE = 4  # calls of one summary; more would fill the engine's queue, in which others wait too
+BREAK = re.compile(r"(?<=[.!?;])\s+|\n\s*")  # not within 15.247 or 2.4 GHz
 Count = Callable[[str], int]
 
 
@@ -22,28 +25,45 @@ def build(model: BaseChatModel, *, window: int) -> Runnable[str, str]:
 
     The text is cut at sentence ends into chunks that fit the model's window, each is summarised (map), and the summaries are
     joined level by level (collapse) until one call takes the rest (reduce). Every chunk is read; nothing is cut off. `window` is
-    in tokens. Raises InvalidRequest for a text without words.
+    in tokens. Raises InvalidRequest for a text without words. It is asynchronous.
     """
     bound = model.bind(max_tokens=SUMMARY_TOKENS, temperature=0.0)
     map_step = prompts.load("summarize") | bound | RunnableLambda(_complete)
     reduce_step = prompts.load("combine") | bound | RunnableLambda(_complete)
     room = _room(model, window)
 
-    async def collapse(parts: list[str]) -> str:
-        while len(parts) > 1:
-            groups = pack(parts, model.get_num_tokens, room)
-            parts = [
-                group[0] if len(group) == 1 else await reduce_step.ainvoke({"text": "\n\n".join(map(_inert, group))})
-                for group in groups
-            ]
-        return parts[0]
-
-    def chunks(text: str) -> list[dict[str, str]]:
+    def chunks(text: str) -> list[str]:  # counts tokens: LangChain runs a plain function beside the event loop
         if not text.strip():
             raise InvalidRequest("there is nothing to summarise: the text is empty")
-        return [{"text": _inert(chunk)} for chunk in split(text, model.get_num_tokens, room)]
+        return split(_inert(text), model.get_num_tokens, room)
 
-    return RunnableLambda(chunks) | map_step.map() | RunnableLambda(collapse)
+    async def summarize(texts: list[str]) -> list[str]:
+        return await _all(map_step, texts)
+
+    async def collapse(parts: list[str]) -> str:
+        while len(parts) > 1:
+            groups = await asyncio.to_thread(pack, [_inert(part) for part in parts], model.get_num_tokens, room)
+            left_over = groups.pop() if len(groups[-1]) == 1 else []
+            parts = [*await _all(reduce_step, ["\n\n".join(group) for group in groups]), *left_over]
+        return parts[0]
+
+    return RunnableLambda(chunks) | RunnableLambda(summarize) | RunnableLambda(collapse)
+
+
+async def _all(step: Runnable[Any, str], texts: list[str]) -> list[str]:
+    """Call `step` for each text, a few at once; the first failure ends the others and is raised."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(text: str) -> str:
+        async with gate:
+            return await step.ainvoke({"text": text})
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(text)) for text in texts]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def of_request(read: Callable[..., Awaitable[str]], summarizer: Runnable[str, str]) -> Runnable[Any, str]:
@@ -90,8 +110,10 @@ def pack(parts: list[str], count: Count, room: int) -> list[list[str]]:
 
 
 def _pieces(text: str, count: Count, room: int) -> Iterator[str]:
-    for piece in filter(None, PIECE.findall(text)):
-        yield from _halves(piece, count, room)
+    ends = [match.end() for match in BREAK.finditer(text)]
+    for start, end in pairwise([0, *ends, len(text)]):
+        if start < end:
+            yield from _halves(text[start:end], count, room)
 
 
 def _halves(piece: str, count: Count, room: int) -> Iterator[str]:
@@ -107,7 +129,7 @@ def _halves(piece: str, count: Count, room: int) -> Iterator[str]:
 def _room(model: BaseChatModel, window: int) -> int:
     frames = [prompts.load(name).format_messages(text="") for name in ("summarize", "combine")]
     frame = max(model.get_num_tokens_from_messages(messages) for messages in frames)
-    # Half of what the window leaves: a small model reads a short chunk better, and pieces counted alone add up to a little less.
+    # A small model reads a short chunk better; a tenth is kept, for pieces counted alone may add up to a little less.
     room = min(2000, (window - frame - SUMMARY_TOKENS) * 9 // 10)
     if room < 2 * SUMMARY_TOKENS + 8:
         raise InvalidRequest(f"the model's window of {window} tokens is too small to summarise with")
@@ -116,7 +138,7 @@ def _room(model: BaseChatModel, window: int) -> int:
 
 def _inert(text: str) -> str:
     """Keep a document from ending the marks it stands between."""
-    return re.sub(r"<(/?(?:document|summaries))", r"&lt;\1", text, flags=re.IGNORECASE)
+    return re.sub(r"<(?=\s*/?\s*(?:document|summaries))", "&lt;", text, flags=re.IGNORECASE)
 
 
 def _complete(message: AIMessage) -> str:

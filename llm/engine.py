@@ -1,91 +1,21 @@
-"""One thread that owns model and tokenizer and answers one request after another. Knows nothing about LangChain or HTTP.
-
-A request is submitted with a callback and ends in every case with exactly one `Finished` or `Failed`, also when it was cancelled
-while it waited.
-"""
+"""One thread that owns model and tokenizer and answers one request after another. Knows nothing about LangChain or HTTP."""
 
 import copy
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from errors import EngineError, FccRagError, InvalidRequest, PromptTooLong, QueueFull
 from llm.detokenize import Detokenizer
+from llm.requests import Deliver, Event, Failed, Finished, FinishReason, Piece, Request, Sampling
 from llm.stops import StopMatcher
 
 log = logging.getLogger(__name__)
 
-FinishReason = Literal["stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How one request is sampled. `temperature` 0 is greedy; `max_tokens` counts new tokens only."""
-
-    max_tokens: int = 256
-    temperature: float = 0.7
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raise InvalidRequest, which names the field, for a value out of range."""
-        if self.max_tokens < 1:
-            raise InvalidRequest("max_tokens must be at least 1")
-        if not 0 <= self.temperature <= 2:
-            raise InvalidRequest("temperature must be between 0 and 2")
-        if not 0 < self.top_p <= 1:
-            raise InvalidRequest("top_p must be above 0 and at most 1")
-        if not all(self.stop):
-            raise InvalidRequest("a stop string must not be empty")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text that has just become final."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of a request that did not fail; counts are in tokens."""
-
-    reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The end of a request that failed."""
-
-    error: FccRagError
-
-
-Event = Piece | Finished | Failed
-Deliver = Callable[[Event], None]
-
-
-@dataclass(eq=False, slots=True)
-class Request:
-    """A submitted request; `cancel()` may be called from any thread, any number of times."""
-
-    prompt: str
-    sampling: Sampling
-    deliver: Deliver
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+COLDEST = 0.01  # a lower temperature is greedy: logits divided by it would overflow
+TURN_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")  # Llama 2 marks turns in plain text; other models have special tokens
 
 
 class Engine:
@@ -106,6 +36,9 @@ class Engine:
         self._seconds: deque[float] = deque(maxlen=20)
         self._generated = 0
         self._closed = False
+        self._marks = [*TURN_MARKS, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)]
+        for name in ("max_length", "temperature", "top_p", "top_k"):  # each request says; a model's own would only be warned of
+            setattr(model.generation_config, name, None)
         self._thread = threading.Thread(target=self._work, name="llm-engine", daemon=True)
         self._thread.start()
 
@@ -117,23 +50,27 @@ class Engine:
     def render(self, messages: list[dict[str, str]]) -> str:
         """Messages as the prompt text the model was tuned on, by its own chat template, BOS included.
 
+        What marks a turn is made inert where a message's own text holds it: no document or user can speak in another role.
         Raises InvalidRequest where the template does not take these messages (Llama-2's wants the roles to alternate).
         """
         from jinja2.exceptions import TemplateError
 
-        try:
-            with self._counter_lock:
-                text = self._counter.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        inert = [message | {"content": self._inert(message["content"])} for message in messages]
+        try:  # without the lock, which may be held long: a template is text only
+            text = self._counter.apply_chat_template(inert, tokenize=False, add_generation_prompt=True)
         except TemplateError as exc:
             raise InvalidRequest(f"the model's chat template refuses these messages: {exc}") from exc
         return str(text)
 
     def submit(self, prompt: str, sampling: Sampling, deliver: Deliver) -> Request:
-        """Queue a rendered prompt; `deliver` is called from the engine's thread and must not block.
+        """Queue a rendered prompt; `deliver` must not block.
 
+        It is called from the engine's thread, or from that of a later `submit` for a request cancelled while it waited.
         Raises QueueFull, and EngineError when the engine has stopped.
         """
         request = Request(prompt, sampling, deliver)
+        for gone in self._take_cancelled():
+            _deliver(gone, Finished("cancelled", 0, 0))
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise EngineError("the model is not running")
@@ -167,6 +104,18 @@ class Engine:
     def _count_waiting(self) -> int:
         return sum(not request.cancelled for request in self._waiting)
 
+    def _take_cancelled(self) -> list[Request]:
+        with self._changed:
+            gone = [request for request in self._waiting if request.cancelled]
+            for request in gone:
+                self._waiting.remove(request)
+        return gone
+
+    def _inert(self, text: str) -> str:
+        for mark in self._marks:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
+
     def _next(self) -> Request | None:
         with self._changed:
             while not self._waiting:
@@ -190,13 +139,16 @@ class Engine:
             except Exception as exc:  # one bad request must not end the thread that serves all
                 log.exception("generation failed")
                 end = Failed(EngineError(f"the model failed on this request: {type(exc).__name__}"))
-            self._seconds.append(time.monotonic() - started)
-            self._running = None
+            with self._changed:
+                self._seconds.append(time.monotonic() - started)
+                self._running = None
             _deliver(request, end)
 
     def _answer(self, request: Request) -> Finished:
         if request.cancelled:
             return Finished("cancelled", 0, 0)
+        if not request.prompt:
+            raise InvalidRequest("the prompt is empty")
         inputs = self._tokenizer(request.prompt, add_special_tokens=False, return_tensors="pt").to(self._model.device)
         length = int(inputs["input_ids"].shape[1])
         room = self.window - length
@@ -204,9 +156,11 @@ class Engine:
             raise PromptTooLong(f"the prompt has {length} tokens and the model's window is {self.window}")
         sampling = request.sampling
         stream = _Stream(request, self._tokenizer)
-        self._generate(inputs, sampling, min(sampling.max_tokens, room), stream)
+        try:
+            self._generate(inputs, sampling, min(sampling.max_tokens, room), stream)
+        finally:
+            self._generated += stream.count
         stream.close()
-        self._generated += stream.count
         return Finished(stream.reason(self._end_tokens()), length, stream.count)
 
     def _generate(self, inputs: Any, sampling: Sampling, max_new_tokens: int, stream: "_Stream") -> None:
@@ -217,17 +171,21 @@ class Engine:
             torch.seed()
         else:
             torch.manual_seed(sampling.seed)
-        greedy = sampling.temperature == 0
+        greedy = sampling.temperature < COLDEST
         config = GenerationConfig(  # type: ignore[no-untyped-call] # transformers leaves it untyped
             max_new_tokens=max_new_tokens,
             do_sample=not greedy,
             eos_token_id=sorted(self._end_tokens()),
             pad_token_id=self._tokenizer.pad_token_id,
-            **({} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}),
+            **({} if greedy else {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p), "top_k": 0}),
         )
         with torch.inference_mode():
             self._model.generate(
-                **inputs, generation_config=config, streamer=stream, stopping_criteria=StoppingCriteriaList([stream])
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                generation_config=config,
+                streamer=stream,
+                stopping_criteria=StoppingCriteriaList([stream]),
             )
 
     def _end_tokens(self) -> set[int]:
@@ -282,5 +240,5 @@ class _Stream:
 def _deliver(request: Request, event: Event) -> None:
     try:
         request.deliver(event)
-    except RuntimeError:  # the caller's event loop is closed; nobody is left to tell
+    except Exception:  # noqa: BLE001 -- most often the caller's event loop is closed: nobody is left to tell
         request.cancel()

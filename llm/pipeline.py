@@ -11,7 +11,8 @@ from langchain_huggingface import HuggingFacePipeline
 from pydantic import Field
 
 from errors import InvalidRequest
-from llm.engine import Engine, Event, Failed, Finished, Piece, Sampling
+from llm.engine import Engine
+from llm.requests import Event, Failed, Finished, Piece, Sampling
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "seed")
 
@@ -49,7 +50,10 @@ class StreamingPipeline(HuggingFacePipeline):
         try:
             while True:
                 event = events.get()
-                yield _chunk(event)
+                chunk = _chunk(event)
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
                 if isinstance(event, Finished):
                     return
         finally:
@@ -72,7 +76,10 @@ class StreamingPipeline(HuggingFacePipeline):
         try:
             while True:
                 event = await events.get()
-                yield _chunk(event)
+                chunk = _chunk(event)
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
                 if isinstance(event, Finished):
                     return
         finally:
@@ -98,16 +105,19 @@ class StreamingPipeline(HuggingFacePipeline):
         async def one(prompt: str) -> Generation:
             return _joined([chunk async for chunk in self._astream(prompt, stop, **kwargs)])
 
-        async with asyncio.TaskGroup() as group:  # a failure of one cancels the others at once
-            tasks = [group.create_task(one(prompt)) for prompt in prompts]
+        try:
+            async with asyncio.TaskGroup() as group:  # a failure of one cancels the others at once
+                tasks = [group.create_task(one(prompt)) for prompt in prompts]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         return LLMResult(generations=[[task.result()] for task in tasks])
 
 
-def _sampling(stop: list[str] | None, kwargs: dict[str, Any]) -> Sampling:
+def _sampling(stop: list[str] | str | None, kwargs: dict[str, Any]) -> Sampling:
     if unknown := kwargs.keys() - set(SAMPLING):
         raise InvalidRequest(f"unknown generation argument: {min(unknown)}; known are stop, {', '.join(SAMPLING)}")
     given = {name: value for name, value in kwargs.items() if value is not None}
-    return Sampling(**given, stop=tuple(stop or ()))
+    return Sampling(**given, stop=(stop,) if isinstance(stop, str) else tuple(stop or ()))
 
 
 def _chunk(event: Event) -> GenerationChunk:

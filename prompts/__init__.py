@@ -16,9 +16,15 @@ ROLES = {"system": "system", "user": "human", "assistant": "ai"}
 
 @cache
 def load(name: str) -> ChatPromptTemplate:
-    """The prompt in `prompts/<name>.md`. Raises FileNotFoundError, and ValueError for a heading that is no role."""
+    """The prompt in `prompts/<name>.md`.
+
+    Raises FileNotFoundError, and ValueError for a heading that is no role or text that stands under none.
+    """
     messages: list[tuple[str, str] | MessagesPlaceholder] = []
-    for role, text in re.findall(r"^# (\w+)\n(.*?)(?=^# |\Z)", text_of(name), flags=re.DOTALL | re.MULTILINE):
+    before, *sections = re.split(r"^# (.*)$", text_of(name), flags=re.MULTILINE)
+    if before.strip() or not sections:
+        raise ValueError(f"prompts/{name}.md: a prompt starts with the heading of a role")
+    for role, text in zip(sections[::2], sections[1::2], strict=True):
         if role == "history":
             messages.append(MessagesPlaceholder("history"))
         elif role in ROLES:

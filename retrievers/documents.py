@@ -12,7 +12,8 @@ class Block:
     """A piece of a document that stands together: characters `start` to `end` of the document's text.
 
     `citation` is the paragraph's full cite ("47 CFR 15.247(b)(3)") or "" where the document gives none; `headings` is the
-    way down to it, outermost first; `page` counts from 1 and is None where the format has no pages.
+    way down to it, outermost first, a heading's own text last; `page` counts from 1 and is None where the format has no
+    pages.
     """
 
     start: int

@@ -101,9 +101,7 @@ def load(folder: Path, *, name: str = "", device: str = "") -> Transformer:
         raise WeightsError(f"EMBEDDING_MODEL: {folder} is no sentence-transformers model (it has no modules.json)")
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        return Transformer(
-            folder, name=name or folder.name, device=device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        return Transformer(folder, name=name or folder.name, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except Exception as exc:  # a folder can be wrong in as many ways as there are libraries that read it
         raise WeightsError(f"EMBEDDING_MODEL: cannot load {folder}: {_first_line(exc)}") from exc
 

@@ -135,9 +135,7 @@ class Store:
 
     def delete(self, documents: Sequence[str], *, keep: Sequence[str] = ()) -> None:
         """Remove all passages of the documents, but for those that carry one of the hashes in `keep`."""
-        where = models.Filter(
-            must=[among("document", documents)], must_not=[among("document_hash", keep)] if keep else None
-        )
+        where = models.Filter(must=[among("document", documents)], must_not=[among("document_hash", keep)] if keep else None)
         with self._calling():
             self.client.delete(self.collection, models.FilterSelector(filter=where), wait=True)
             self._sources, self._writes = None, self._writes + 1
@@ -193,9 +191,7 @@ class Store:
         offset: Any = None
         while True:
             with self._calling():
-                records, offset = self.client.scroll(
-                    self.collection, where, limit=_PAGE, offset=offset, with_payload=wanted
-                )
+                records, offset = self.client.scroll(self.collection, where, limit=_PAGE, offset=offset, with_payload=wanted)
             yield from records
             if offset is None:
                 return

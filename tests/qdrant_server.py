@@ -93,9 +93,7 @@ def _answer(server: Server, method: str, path: list[str], body: Any) -> Any:
 
 def _collection(server: Server, name: str, rest: str, body: Any) -> Any:
     if not rest:
-        indexed = {
-            key: models.PayloadIndexInfo(data_type=models.PayloadSchemaType.KEYWORD, points=0) for key in server.indexes
-        }
+        indexed = {key: models.PayloadIndexInfo(data_type=models.PayloadSchemaType.KEYWORD, points=0) for key in server.indexes}
         return server.engine.get_collection(name).model_copy(update={"payload_schema": indexed})
     server.indexes[body["field_name"]] = body["field_schema"]
     return {"operation_id": 0, "status": "completed"}
@@ -107,9 +105,7 @@ def _points(server: Server, name: str, rest: str, body: Any) -> Any:
         return engine.upsert(name, models.PointsList.model_validate(body).points)
     if rest == "points":
         asked_points = models.PointRequest.model_validate(body)
-        return engine.retrieve(
-            name, asked_points.ids, with_payload=bool(body["with_payload"]), with_vectors=body["with_vector"]
-        )
+        return engine.retrieve(name, asked_points.ids, with_payload=bool(body["with_payload"]), with_vectors=body["with_vector"])
     return _search(engine, name, rest, body)
 
 
@@ -120,9 +116,7 @@ def _search(engine: QdrantClient, name: str, rest: str, body: Any) -> Any:
         return engine.count(name)
     if rest == "points/scroll":
         asked = models.ScrollRequest.model_validate(body)
-        points, following = engine.scroll(
-            name, limit=asked.limit or 10, offset=asked.offset, with_payload=body["with_payload"]
-        )
+        points, following = engine.scroll(name, limit=asked.limit or 10, offset=asked.offset, with_payload=body["with_payload"])
         return {"points": [point.model_dump() for point in points], "next_page_offset": following}
     if rest == "points/query":
         query = models.QueryRequest.model_validate(body)

@@ -152,7 +152,7 @@ def test_an_i_is_a_letter_or_a_roman_by_what_follows(following: str, expected: s
 
 
 def test_letters_go_on_after_z_and_romans_after_u() -> None:
-    """ "(aa)" follows "(z)", and "(v)" is a roman five or a letter by its neighbours."""
+    """(aa) follows (z), and "(v)" is a roman five or a letter by its neighbours."""
     assert _paths("(z) x", "(aa) x", "(bb) x") == ["(z)", "(aa)", "(bb)"]
     assert _paths("(u) x", "(1) x", "(i) x", "(ii) x", "(iii) x", "(iv) x", "(v) x", "(v) x", "(w) x")[-3:] == [
         "(u)(1)(v)",
@@ -162,7 +162,7 @@ def test_letters_go_on_after_z_and_romans_after_u() -> None:
 
 
 def test_an_item_inside_a_paragraph_is_seen_by_the_next() -> None:
-    """ "(d) Limits. (1) ..." opens (d)(1) in its middle, so that the "(2)" below it is (d)(2)."""
+    """A paragraph "(d) Limits. (1) ..." opens (d)(1) in its middle, so that the "(2)" below it is (d)(2)."""
     assert _paths("(c) x", "(d) Limits. (1) Power is low.", "(2) x", "(e) x") == ["(c)", "(d) (d)(1)", "(d)(2)", "(e)"]
 
 

@@ -16,9 +16,7 @@ from retrievers.embeddings import Bm25, Transformer
 
 @pytest.fixture(scope="module")
 def dense() -> Transformer:
-    folder = weights.resolve(
-        weights.DEFAULT_EMBEDDING, variable="EMBEDDING_MODEL", cache=settings.load().cache.fcc_rag_cache
-    )
+    folder = weights.resolve(weights.DEFAULT_EMBEDDING, variable="EMBEDDING_MODEL", cache=settings.load().cache.fcc_rag_cache)
     return embeddings.load(folder, name="MiniLM", device="cpu")
 
 

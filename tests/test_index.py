@@ -45,9 +45,7 @@ def write_files(folder: Path, number: int, version: int = 1) -> None:
 
 def sections(file: Path, texts_of: dict[str, str]) -> None:
     lines = [
-        json.dumps(
-            {"part": "15", "section": section, "heading": "A heading", "subpart": "", "text": text, "edition": "2024"}
-        )
+        json.dumps({"part": "15", "section": section, "heading": "A heading", "subpart": "", "text": text, "edition": "2024"})
         for section, text in texts_of.items()
     ]
     file.write_text("\n".join(lines))
@@ -187,9 +185,7 @@ def test_stop_loses_nothing(store: Store, folder: Path, tmp_path: Path) -> None:
     calls = iter(range(100))
     report = Indexer(store).ingest([folder], prune=True, should_stop=lambda: next(calls) >= 8)
     assert (report.stopped, report.documents_replaced, report.documents_pruned) == (True, 0, 0)
-    assert any(
-        "version 1" in text for text in texts(PassageRetriever(store=store, min_score=0).invoke("rule 1.8", k=9))
-    )
+    assert any("version 1" in text for text in texts(PassageRetriever(store=store, min_score=0).invoke("rule 1.8", k=9)))
     Indexer(store).ingest([folder])
     clean = opened(tmp_path / "clean")
     Indexer(clean).ingest([folder])

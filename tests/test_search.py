@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from fakes_retrieval import opened, point, texts
 
+import settings
+import weights
 from errors import InvalidRequest, StoreError
+from retrievers import embeddings
+from retrievers.index import Indexer
 from retrievers.search import PassageRetriever
 from retrievers.store import Store
 
+SAMPLES = Path(__file__).parent.parent / "samples"
 RULES = [
     point("The maximum conducted output power is one watt.", 1, section="15.247", citation="47 CFR 15.247(b)(3)"),
     point("Hopping systems may use 125 milliwatts.", 2, section="15.247", citation="47 CFR 15.247(b)(1)"),
@@ -107,6 +112,12 @@ def test_nothing_near_is_nothing(retriever: PassageRetriever) -> None:
     assert retriever.invoke("bake sourdough bread overnight") == []
 
 
+def test_no_threshold_keeps_everything(retriever: PassageRetriever) -> None:
+    """With a threshold of 0 even what has nothing in common with the question is returned."""
+    retriever.min_score = 0
+    assert len(retriever.invoke("bake sourdough bread overnight", k=2)) == 2
+
+
 def test_cite_is_evidence_enough(retriever: PassageRetriever) -> None:
     """A cited section is returned even if the question shares no words with it."""
     assert retriever.invoke("gibberish of § 15.249(a)")[0].metadata["section"] == "15.249"
@@ -192,3 +203,18 @@ async def test_closed_store_says_so(retriever: PassageRetriever) -> None:
     retriever.store.close()
     with pytest.raises(StoreError, match="has been closed"):
         await retriever.ainvoke("power")
+
+
+@pytest.mark.models
+def test_real_model_tells_rules_from_recipes(tmp_path: Path) -> None:
+    """With the real model and a few samples, a question in other words finds its rule, and a recipe finds nothing."""
+    folder = weights.resolve(weights.DEFAULT_EMBEDDING, variable="EMBEDDING_MODEL", cache=settings.load().cache.fcc_rag_cache)
+    store = opened(tmp_path, embeddings.load(folder, device="cpu"))
+    samples = sorted(SAMPLES.glob("97.*.md"))
+    report = Indexer(store).ingest(samples)
+    retriever = PassageRetriever(store=store, k=3)
+    assert (report.files_read, report.failures) == (len(samples), [])
+    assert retriever.invoke("how often does a ham have to say the call sign?")[0].metadata["section"] == "97.119"
+    assert retriever.invoke("what does § 97.113 forbid?")[0].metadata["match"] == "exact"
+    assert retriever.invoke("How long should I bake sourdough bread?") == []
+    store.close()

@@ -37,9 +37,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened_store.close()
 
 
-def on_server(
-    port: int, dense: Words | None = None, *, key: str = "", host: str = "127.0.0.1", https: bool = False
-) -> Store:
+def on_server(port: int, dense: Words | None = None, *, key: str = "", host: str = "127.0.0.1", https: bool = False) -> Store:
     settings = Retrieval(
         qdrant_host=host, qdrant_port=port, qdrant_api_key=SecretStr(key), qdrant_https=https, collection_name="rules"
     )
@@ -104,9 +102,7 @@ def test_inventory_of_many_pages(store: Store, monkeypatch: pytest.MonkeyPatch) 
 
 def test_hybrid_search_uses_both(store: Store) -> None:
     """Fused search brings what is best by either kind of vector, and BM25 weighs a rare word higher than others."""
-    store.upsert(
-        [point("station alpha", 1), point("station beta", 2), point("zeppelin gamma", 3), point("unlike delta", 4)]
-    )
+    store.upsert([point("station alpha", 1), point("station beta", 2), point("zeppelin gamma", 3), point("unlike delta", 4)])
     weights = store.sparse.embed_query("station zeppelin")
     question = models.SparseVector(indices=weights.indices, values=weights.values)
     best = store.client.query_points(store.collection, query=question, using=SPARSE).points
@@ -194,9 +190,7 @@ def test_closed_store(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
-def test_large_store_is_mentioned_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_large_store_is_mentioned_once(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Past the size that the embedded mode is made for, one line in the log advises a server."""
     monkeypatch.setattr(stores, "_LARGE", 2)
     with caplog.at_level(logging.WARNING):
@@ -283,9 +277,7 @@ def test_server_away() -> None:
     """A server that cannot be reached is reported in one line that names the setting."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and not listening
-        with pytest.raises(
-            StoreError, match=r"Qdrant at http://127.0.0.1.*\(QDRANT_HOST\) cannot be used: .*refused"
-        ) as caught:
+        with pytest.raises(StoreError, match=r"Qdrant at http://127.0.0.1.*\(QDRANT_HOST\) cannot be used: .*refused") as caught:
             on_server(taken.getsockname()[1])
     assert "\n" not in str(caught.value)
     with pytest.raises(StoreError, match="QDRANT_HOST"):

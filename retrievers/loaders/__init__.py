@@ -5,6 +5,7 @@ Knows nothing about splitting, embedding or stores.
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,15 @@ from errors import DocumentError
 from retrievers.documents import SourceDocument
 from retrievers.loaders.pieces import LoadFailure
 
+__all__ = ["LARGEST", "SUFFIXES", "Discovery", "LoadFailure", "discover", "load"]
+
 _log = logging.getLogger(__name__)
 
 _Loader = Callable[[Path, str, str], Iterator[SourceDocument | LoadFailure]]
 
 SUFFIXES = frozenset({".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx", ".xml", ".jsonl"})
+_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, whose text has zero bytes
+
 LARGEST = 200_000_000  # bytes; more is taken for a mistake
 
 
@@ -89,7 +94,7 @@ def _loader(path: Path) -> _Loader:
     """The loader for a file: by what it holds where that is plain to see, else by its suffix."""
     from retrievers.loaders import ecfr, pdf, plain, sections, webpage, word
 
-    by_suffix: dict[str, _Loader] = {
+    loaders: dict[str, _Loader] = {
         ".txt": plain.load_text,
         ".md": plain.load_markdown,
         ".markdown": plain.load_markdown,
@@ -103,29 +108,27 @@ def _loader(path: Path) -> _Loader:
     size = path.stat().st_size
     if path.is_dir():
         raise DocumentError("it is a folder")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DocumentError(f"files of the kind {path.suffix or path.name!r} are not read")
     if size == 0:
         raise DocumentError("it is empty")
     if size > LARGEST:
         raise DocumentError("it is larger than 200 MB; split it")
     with path.open("rb") as file:
-        start = file.read(1024)
-    suffix = path.suffix.lower()
-    if suffix not in by_suffix:
-        raise DocumentError(f"files of the kind {suffix or path.name!r} are not read")
-    opening = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
+        return loaders[_kind(file.read(1024), path.suffix.lower())]
+
+
+def _kind(start: bytes, suffix: str) -> str:
+    """The suffix that fits how a file begins; its own where the beginning does not tell."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith(b"%PDF-"):
-        return pdf.load
-    if start.startswith(b"PK\x03\x04") and suffix in {".pdf", ".txt", ".md", ".html", ".htm"}:
-        return word.load
-    if suffix != ".md" and opening.startswith((b"<!doctype html", b"<html")):
-        return webpage.load
-    if (
-        suffix in {".txt", ".html", ".htm"}
-        and opening.startswith(b"<?xml")
-        and b"<div" in start.lower()
-        and b'type="' in start.lower()
-    ):
-        return ecfr.load if b"xhtml" not in start.lower() else webpage.load
-    if suffix == ".jsonl" and b"\x00" in start:
+        return ".pdf"
+    if start.startswith(b"PK\x03\x04"):
+        return ".docx"
+    if text.startswith((b"<!doctype html", b"<html")) and suffix not in {".md", ".markdown"}:
+        return ".html"
+    if text.startswith(b"<?xml") and re.search(rb"<(?:div[1-9] |dlpstextclass|ecfr)", text):
+        return ".xml"
+    if b"\x00" in start and suffix in {".html", ".htm", ".xml", ".jsonl"} and not start.startswith(_MARKS):
         raise DocumentError("it is binary data, not text")
-    return by_suffix[suffix]
+    return suffix

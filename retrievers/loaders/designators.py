@@ -67,7 +67,7 @@ _ABOUT = re.compile(
     r"\s*(?:note|table|figure)(?:\s+\w{1,3})?\s+to\s+(?:paragraphs?\s*(?=\()|§\s*[\d.]*\d)((?:\(\w+\))*)", re.IGNORECASE
 )
 # what may end a list: a definition or a sentence, but no row of figures, note or caption
-_ENTRY = re.compile(r"[\s*_\"“]*(?!(?i:note|table|figure|where)\b)[A-Z](?!.*\.{5})", re.DOTALL)
+_ENTRY = re.compile(r"[\s*_\"“]*(?!(?i:editorial|note|table|figure|where)\b)[A-Z](?!.*\.{5})", re.DOTALL)
 _TELEPHONE = re.compile(r"\s*\(\d{3}\)\s*\d{3}[-\u2013 ]\d{4}")
 
 

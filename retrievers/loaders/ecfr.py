@@ -172,7 +172,7 @@ def _note(element: _Element) -> Iterator[Piece]:
             continue
         for piece in _pieces(child) if child.find(".//TABLE") is not None else [Piece(_text(child))]:
             if piece.text:
-                yield replace(piece, text=f"{label} {piece.text}".strip(), tracked=False) if label else piece
+                yield replace(piece, text=f"{label} {piece.text}".strip()) if label else replace(piece, tracked=False)
                 label = ""
     if label:
         yield Piece(label, tracked=False)

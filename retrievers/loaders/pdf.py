@@ -43,11 +43,12 @@ def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFai
     named = _KDB.search(path.name) or _KDB.search("\n".join(pages[0][:10]))
     first = "\n".join([heads[:2000], *pages[0]])
     printed = _PRINTED.search(heads)
+    title = metadata.get("Title", "").strip()
     origin = Origin(
         uri,
         source,
-        title=metadata.get("Title", "").strip(),
-        edition=f"CFR {printed[1]}-{printed[2]}-{printed[3]}" if printed else "",
+        title=title if " " in title else "",  # what has no space is the name of a file
+        edition=f"CFR {printed[1]}-{printed[2]}-20{printed[3][-2:]}" if printed else "",
         citation=Citation(kdb=named[1] or named[2]) if named else None,
         title_number=title_number(first),
     )

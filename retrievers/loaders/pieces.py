@@ -203,9 +203,10 @@ def _cut(entry: _Placed, marks: Sequence[Mark], base: Citation | None) -> list[B
     ends = [mark.offset for mark in marks[1:]] + [len(text)]
     blocks = []
     for mark, end in zip(marks, ends, strict=True):
+        shown = text[mark.offset : end]
         block = Block(
-            start=entry.start + mark.offset,
-            end=entry.start + mark.offset + len(text[mark.offset : end].rstrip()),
+            start=entry.start + mark.offset + len(shown) - len(shown.lstrip()),
+            end=entry.start + mark.offset + len(shown.rstrip()),
             kind=entry.piece.kind,
             citation=str(replace(base, paragraphs=mark.path)) if base else "",
             headings=entry.headings,

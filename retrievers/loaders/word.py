@@ -24,26 +24,30 @@ _Element = Any  # python-docx has no types for its XML
 def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFailure]:
     """One document. Of tracked changes only the insertions are kept; automatic numbers are no text."""
     import docx
-    from docx.opc.exceptions import PackageNotFoundError
 
     with path.open("rb") as file:
         if file.read(4) == _OLD:
             raise DocumentError("it is encrypted or in the old .doc format; save it as .docx without a password")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
-                raise DocumentError("it unpacks to more than 400 MB")
+        _check_size(path)
         document = docx.Document(str(path))
         levels = _levels(document)
         pieces = list(_pieces(document.element.body, levels))
         title = (document.core_properties.title or "").strip()
-    except (zipfile.BadZipFile, PackageNotFoundError, KeyError, ValueError, SyntaxError, AttributeError) as exc:
-        # lxml's errors are SyntaxErrors; python-docx lets missing parts through as KeyError and AttributeError
+    except DocumentError:
+        raise
+    except Exception as exc:  # zipfile, zlib, lxml and python-docx have no common error for damaged files
         raise DocumentError("it is damaged or no DOCX file") from exc
     if not any(piece.text.strip() for piece in pieces):
         raise DocumentError("no text is in it")
     number = title_number(" ".join(piece.text for piece in pieces[:3]))
     yield assemble(pieces, Origin(uri, source, title=title, title_number=number), separator="\n\n")
+
+
+def _check_size(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+            raise DocumentError("it unpacks to more than 400 MB")
 
 
 def _levels(document: Any) -> dict[str, int]:

@@ -1,0 +1,47 @@
+"""What a user gets who sets nothing: the default models, the sample notes, and true answers to the README's questions."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Served
+
+pytestmark = pytest.mark.models
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def ask(served: Served, question: str) -> dict[str, object]:
+    request = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 100}
+    return dict(served.post("/api/chat", request).json())
+
+
+@pytest.mark.parametrize(
+    ("question", "fact", "citation"),
+    [
+        ("How often must an amateur station identify itself?", "10 minutes", "47 CFR 97.119(a)"),
+        ("How many devices may a hobbyist build at home without equipment authorization?", "five", "47 CFR 15.23(a)"),
+        ("How soon must a 5 GHz access point leave its channel after it detects radar?", "10 seconds", "47 CFR 15.407(h)(2)"),
+    ],
+)
+def test_readme_question_is_answered(default_server: Served, question: str, fact: str, citation: str) -> None:
+    """The README's example questions are answered from the notes, with a verified citation of the right paragraph."""
+    assert question in README
+    answer = ask(default_server, question)
+    assert fact in str(answer["message"])
+    sources = {source["id"]: source["citation"] for source in answer["sources"]}  # type: ignore[attr-defined]
+    verified = [c["marker"] for c in answer["citations"] if c["verified"]]  # type: ignore[attr-defined]
+    assert any(sources[marker].startswith(citation) for marker in verified), (sources, verified)
+
+
+def test_marker_stands_in_the_text(default_server: Served) -> None:
+    """Each marker in the text names a listed source."""
+    answer = ask(default_server, "How often must an amateur station identify itself?")
+    markers = {int(n) for n in re.findall(r"\[(\d+)\]", str(answer["message"]))}
+    assert markers
+    assert markers <= {source["id"] for source in answer["sources"]}  # type: ignore[attr-defined]
+
+
+def test_second_start_is_ready_in_seconds(default_server: Served) -> None:
+    """A start on a warm cache fetches and converts nothing."""
+    log = default_server.log.read_text(encoding="utf-8")
+    assert "fetching" not in log.split("ready:")[1]
