@@ -271,13 +271,15 @@ def _progress() -> Iterator[Any]:
 
 def _print_report(report: dict[str, Any]) -> None:
     out.print(
-        f"{report['files_read']} files read, {report['files_skipped']} unchanged, {report['files_failed']} failed; "
-        f"{report['documents_indexed']} documents indexed ({report['documents_replaced']} replaced), "
-        f"{report['documents_unchanged']} unchanged, {report['documents_pruned']} pruned; "
-        f"{report['passages_written']} passages in {report['seconds']:.0f} s" + (" (stopped)" if report["stopped"] else "")
+        f"{report['files_read']} files read, {report['files_unchanged']} unchanged, {report['files_skipped']} skipped,"
+        f" {report['files_failed']} failed; {report['documents_indexed']} documents indexed ({report['documents_replaced']} replaced),"
+        f" {report['documents_unchanged']} unchanged, {report['documents_pruned']} pruned; {report['passages_written']} passages in"
+        f" {report['seconds']:.0f} s" + (" (stopped)" if report["stopped"] else "")
     )
-    for failure in report["failures"]:
-        err.print(f"failed: {failure['source']}: {failure['reason']}")
+    for note in report["skipped"]:
+        err.print(f"skipped: {note['source']}: {note['reason']}")
+    for note in report["failures"]:
+        err.print(f"failed: {note['source']}: {note['reason']}")
 
 
 def _print_sources(answer: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ class Retrieval(_Section):
     qdrant_path: Folder | None = None
     collection_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = "fcc_kdb_docs"
     retrieval_k: Annotated[int, Field(ge=1, le=50)] = 4
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.35
+    min_score: Annotated[float, Field(ge=0, le=1)] = 0.38
 
 
 class Chains(_Section):

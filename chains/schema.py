@@ -12,10 +12,29 @@ FinishReason = Literal["stop", "length", "no_evidence", "cancelled"]
 MESSAGES: dict[Role, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 
 
+def without_null(schema: dict[str, Any]) -> None:
+    """Describe an optional field as what it holds when it is there.
+
+    LangServe's playground cannot draw `null` (its page stays blank), and the documentation reads better without.
+    """
+    for field in schema.get("properties", {}).values():
+        options = [option for option in field.get("anyOf", []) if option != {"type": "null"}]
+        if len(options) == 1:
+            del field["anyOf"]
+            field.update(options[0])
+        elif options:
+            field["anyOf"] = options
+        if field.get("default", "") is None:
+            del field["default"]
+
+
+STRICT = ConfigDict(extra="forbid", json_schema_extra=without_null)
+
+
 class Message(BaseModel):
     """One turn of a conversation."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     role: Role
     content: Annotated[str, Field(max_length=200_000)]
@@ -27,17 +46,22 @@ class Message(BaseModel):
 class Filters(BaseModel):
     """Restricts retrieval; each field takes one value or a list of which any may match."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     part: str | list[str] | None = Field(None, examples=["15"])
     section: str | list[str] | None = Field(None, examples=["15.247"])
     source: str | list[str] | None = Field(None, description="A file as /api/retrieve names it.")
 
+    @field_validator("part", "section", "source", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value in ("", []) else value  # what an untouched form sends
+
 
 class ChatRequest(BaseModel):
     """A conversation that ends in a question, and how it is to be answered. None takes the server's default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="New tokens at most; lowered to the window.")
@@ -140,7 +164,7 @@ class Answer(BaseModel):
 class RetrieveRequest(BaseModel):
     """What to look for. `k` None takes the server's default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     query: Annotated[str, Field(min_length=1, max_length=20_000, examples=["conducted output power 2400-2483.5 MHz"])]
     k: Annotated[int, Field(ge=1, le=50)] | None = None
@@ -165,7 +189,7 @@ class RetrieveResults(BaseModel):
 class SummarizeRequest(BaseModel):
     """What to summarise: exactly one of the three."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     text: Annotated[str, Field(max_length=2_000_000)] | None = None
     citation: str | None = Field(None, examples=["47 CFR 15.247"])

@@ -116,7 +116,7 @@ class _Run:
         files, ignored = discover(paths)
         self._tell(total_files=len(files))
         self.report.files_skipped = len(ignored)
-        self.report.skipped = [Note(source=str(path), reason=f"{path.suffix or 'such'} files are not read") for path in ignored]
+        self.report.skipped = [_note(str(path), f"{path.suffix or 'such'} files are not read") for path in ignored]
         for number, (path, root) in enumerate(files):
             if self._stopping():
                 return
@@ -129,7 +129,7 @@ class _Run:
 
         A path that is not there itself is such a thing: it may be a disk that is not mounted.
         """
-        roots = [Path(os.path.abspath(path)) for path in paths if path.exists()]  # noqa: PTH100 -- as the loaders do
+        roots = [Path(os.path.abspath(path)) for path in paths if _may_exist(path)]  # noqa: PTH100 -- as the loaders do
         gone = [uri for uri in self._stored.keys() - self._seen.keys() if self._is_gone(uri, roots)]
         for start in range(0, len(gone), _WINDOW):
             self._store.delete(gone[start : start + _WINDOW])
@@ -152,12 +152,15 @@ class _Run:
     def _take(self, document: SourceDocument) -> bool:
         """Put the document's passages into the window, unless the store holds just these; whether it did."""
         current = _hash(document, self._store.dense.limit)
+        if not _is_unicode(document.uri + document.text):  # neither tokenizers nor JSON can hold the rest
+            self._fail(document.source, "its name or its text is not valid Unicode")
+            return False
         if document.uri in self._seen:
             if self._seen[document.uri] != current:
                 self._fail(document.source, "there are two different documents of this name; the first one is kept")
             return False
         self._seen[document.uri] = current
-        self._tell(source=document.source)
+        self._tell(source=_printable(document.source))
         if _is_whole(self._stored.get(document.uri, []), current):
             self.report.documents_unchanged += 1
             return False
@@ -226,7 +229,7 @@ class _Run:
         return self.report.stopped
 
     def _fail(self, source: str, reason: str) -> None:
-        self.report.failures.append(Note(source=source, reason=" ".join(reason.split())))
+        self.report.failures.append(_note(source, reason))
 
     def _tell(self, **changes: Any) -> None:
         self._progress = self._progress.model_copy(update=changes)
@@ -235,7 +238,21 @@ class _Run:
 
 def _hash(document: SourceDocument, limit: int) -> str:
     """Of all that decides a document's passages. The uri is among it, so that no two documents share a hash."""
-    return hashlib.sha256(f"{_FORMAT}\n{document.uri}\n{splitting.content_hash(document)}\n{limit}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{_FORMAT}\n{document.uri}\n{splitting.content_hash(document)}\n{limit}".encode(errors="replace")
+    ).hexdigest()
+
+
+def _is_unicode(text: str) -> bool:
+    return text == _printable(text)
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _note(source: str, reason: str) -> Note:
+    return Note(source=_printable(source), reason=_printable(" ".join(reason.split())))
 
 
 def _is_whole(copies: list[Copy], current: str) -> bool:

@@ -8,9 +8,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
 from langchain_core.runnables.utils import AddableDict
 from langserve import add_routes
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
-from chains.schema import Answer, Filters, RetrieveRequest, RetrieveResults, Source, SummarizeRequest, as_data
+from chains.schema import STRICT, Answer, Filters, RetrieveRequest, RetrieveResults, Source, SummarizeRequest, as_data
 from errors import InvalidRequest
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
@@ -31,11 +31,13 @@ class ChatInput(BaseModel):
     @field_validator("messages", mode="before")
     @classmethod
     def _roles(cls, value: Any) -> Any:
-        # Left to the union, {"role": "assistant"} would become a HumanMessage.
+        # Left to the union, {"role": "assistant"} would become a HumanMessage, and a SystemMessage would fail AIMessage's own
+        # validator with an AttributeError; a dict with a type goes where it belongs.
         if not isinstance(value, list):
             raise ValueError("messages must be a list")  # noqa: TRY004 -- pydantic wants ValueError
         try:
-            return [m if isinstance(m, BaseMessage) else convert_to_messages([m])[0] for m in value]
+            messages = [m if isinstance(m, BaseMessage) else convert_to_messages([m])[0] for m in value]
+            return [{"type": m.type.removesuffix("MessageChunk").lower(), "content": m.content} for m in messages]
         except (ValueError, TypeError, KeyError, NotImplementedError):
             raise ValueError("a message must have a role (user, assistant or system) and a content") from None
 
@@ -50,7 +52,7 @@ class ChatInput(BaseModel):
 class RagInput(BaseModel):
     """One question, with where to look for its answer."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     question: str = Field(min_length=1, examples=["How much power may a 2.4 GHz digital transmitter use?"])
     filters: Filters | None = None

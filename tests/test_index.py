@@ -116,6 +116,15 @@ def test_bad_files_are_reported(store: Store, folder: Path) -> None:
     assert [note.source for note in report.skipped] == [str(folder / "photo.png")]
 
 
+def test_name_that_is_no_text(store: Store, folder: Path) -> None:
+    """A file whose name is not valid in any encoding is reported in a way that JSON can hold, and stops nothing."""
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.txt")).write_text("A rule in a file with a broken name.")
+    report = Indexer(store).ingest([folder])
+    assert [note.source for note in report.failures] == ["rules/bad?.txt"]
+    assert "bad?.txt" in report.model_dump_json()
+    assert report.documents_indexed == 7
+
+
 def test_document_that_upsets_the_splitter(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A document that cannot be split, or holds no text, fails with a reason, and the others are indexed."""
     split = splitting.split
