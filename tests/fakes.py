@@ -1,5 +1,7 @@
 """Fakes of our own interfaces: a chat model that says what it is told to, and a retriever that finds what it is given."""
 
+# ruff: noqa: ARG002 -- LangChain's signatures
+
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -132,6 +134,13 @@ class ListRetriever(BaseRetriever):
     ) -> list[Document]:
         self.calls.append({"query": query, **kwargs})
         return self.documents[: kwargs.get("k")]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds; raise TimeoutError after half a minute."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 -- what is waited for sets no event
+            await asyncio.sleep(0.002)
 
 
 def saying(*pieces: str) -> Say:

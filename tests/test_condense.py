@@ -43,7 +43,9 @@ async def test_stands_alone(question: str) -> None:
     assert model.calls == []
 
 
-@pytest.mark.parametrize("question", ["And at 5.8 GHz?", "Does it need a label, like other devices do?", "Why?", "What about handhelds?"])
+@pytest.mark.parametrize(
+    "question", ["And at 5.8 GHz?", "Does it need a label, like other devices do?", "Why?", "What about handhelds?"]
+)
 async def test_leans(question: str) -> None:
     """A question that leans on what was said is rewritten by the model, briefly and without chance."""
     rewritten = "What power may a device, or handhelds, use at 5.8 GHz, and does it need a label?"

@@ -1,6 +1,5 @@
 """Token ids to text while they arrive, with real tokenizers of both kinds."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,9 @@ from hypothesis import strategies as st
 from llm.detokenize import Detokenizer
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}"), max_size=40)
-PROSE = st.lists(st.sampled_from(["전파", " 규칙은", "👩‍🚀", "🇰🇷", " §15.247", "µW", " the", "  ", "\n", "é", "don't", " ."]), max_size=12)
+PROSE = st.lists(
+    st.sampled_from(["전파", " 규칙은", "👩‍🚀", "🇰🇷", " §15.247", "µW", " the", "  ", "\n", "é", "don't", " ."]), max_size=12
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The [n] markers of an answer: checked, attached, and never at the cost of its text."""
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -23,7 +24,14 @@ WORDS = st.sampled_from(
     [
         *(" ", " ", "\n", "  ", "\n\n", ". ", ".", "! ", "; ", ", ", "[", "]", "[1]", " [1]", " [2]", " [9]", "[1, 2]", "[1,9]"),
         *("[12", "[100, 101, 102, 103, 104, 105, 106]", "The", "power", " Watt", "1", "2400-2483.5 MHz", "label", "e.g.", "U.S."),
-        *("maximum peak conducted output power", "\N{NO-BREAK SPACE}", "한국어", '"', "x [y] ", "A label on the device must bear "),
+        *(
+            "maximum peak conducted output power",
+            "\N{NO-BREAK SPACE}",
+            "한국어",
+            '"',
+            "x [y] ",
+            "A label on the device must bear ",
+        ),
     ]
 )
 TEXT = st.lists(WORDS, max_size=20).map("".join)
@@ -32,7 +40,7 @@ TEXT = st.lists(WORDS, max_size=20).map("".join)
 def run(text: str, sources: list[Source] = SOURCES, cuts: tuple[int, ...] = ()) -> tuple[str, list[Citation], bool]:
     markers = Markers(sources)
     ends = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    pieces = [markers.feed(text[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+    pieces = [markers.feed(text[start:end]) for start, end in pairwise(ends)]
     return "".join(pieces) + markers.flush(), markers.citations, markers.repeating
 
 
@@ -154,11 +162,14 @@ def test_abbreviations(text: str) -> None:
 
 def test_repeating() -> None:
     """A sentence said before ends the answer there, so that a model does not run in circles."""
-    shown, _, repeating = run("The limit holds for all bands. It is low. The limit  holds for\nall BANDS. It is low. And so on.", [])
-    assert repeating is False  # a line break ends a sentence
-    shown, _, repeating = run("The limit holds for all bands. It is low. The limit  holds for all BANDS. It is low. And so on.", [])
-    assert repeating
-    assert shown == "The limit holds for all bands. It is low. The limit  holds for all BANDS."
+    text = "The limit holds for all bands. It is low. The limit  holds for all BANDS. It is low. And so on."
+    assert run(text, []) == ("The limit holds for all bands. It is low. The limit  holds for all BANDS.", [], True)
+
+
+def test_repeated_lines() -> None:
+    """So does a line said before."""
+    text = "- the limit holds for all\n- it is low\n- the limit holds for all\n- it is low\n"
+    assert run(text, []) == ("- the limit holds for all\n- it is low\n- the limit holds for all", [], True)
 
 
 def test_repeating_with_markers() -> None:
