@@ -271,10 +271,12 @@ def _progress() -> Iterator[Any]:
 
 def _print_report(report: dict[str, Any]) -> None:
     out.print(
-        f"{report['files_read']} files read, {report['files_unchanged']} unchanged, {report['files_skipped']} skipped,"
-        f" {report['files_failed']} failed; {report['documents_indexed']} documents indexed ({report['documents_replaced']} replaced),"
-        f" {report['documents_unchanged']} unchanged, {report['documents_pruned']} pruned; {report['passages_written']} passages in"
-        f" {report['seconds']:.0f} s" + (" (stopped)" if report["stopped"] else "")
+        f"files: {report['files_read']} read, {report['files_unchanged']} unchanged, {report['files_skipped']} skipped,"
+        f" {report['files_failed']} failed\n"
+        f"documents: {report['documents_indexed']} indexed ({report['documents_replaced']} of them replaced),"
+        f" {report['documents_unchanged']} unchanged, {report['documents_pruned']} pruned\n"
+        f"passages: {report['passages_written']} written in {report['seconds']:.0f} s"
+        + ("; stopped before the end" if report["stopped"] else "")
     )
     for note in report["skipped"]:
         err.print(f"skipped: {note['source']}: {note['reason']}")

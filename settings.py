@@ -105,7 +105,7 @@ class Chains(_Section):
     """How answers are made when a request does not say."""
 
     max_tokens: Annotated[int, Field(ge=1)] = 2048
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     summary_threshold: Annotated[int, Field(ge=1)] = 400
 
 

@@ -13,11 +13,11 @@ from conftest import ROOT, VARIABLES, Served
 NOTE = "# Lighthouse lamps\n\n47 CFR 80.8888(b): A lighthouse lamp must be tested every nine weeks by its keeper.\n"
 
 
-def run(*words: str, timeout: float = 180, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment = inherited | {"HF_HUB_OFFLINE": "1", "PORT": "1", "COLUMNS": "200"} | variables
     command = [sys.executable, str(ROOT / "cli.py"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
 def beside(served: Served) -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_ingest_then_search(tmp_path: Path) -> None:
     store = {"QDRANT_PATH": str(tmp_path / "qdrant")}
     first = run("ingest", str(rules), **store)
     assert first.returncode == 1
-    assert "1 documents indexed" in first.stdout
+    assert "documents: 1 indexed" in first.stdout
     assert "rules/empty.txt" in first.stderr
     assert "rules/picture.txt" in first.stderr
     again = run("ingest", str(rules / "lamps.md"), **store)
@@ -105,7 +105,7 @@ def test_commands_work_beside_a_running_server(server: Served, tmp_path: Path) -
     note.write_text(NOTE)
     done = run("ingest", str(note), **beside(server))
     assert done.returncode == 0, done.stderr
-    assert "1 documents indexed" in done.stdout
+    assert "documents: 1 indexed" in done.stdout
     found = run("search", "lighthouse lamp", **beside(server))
     assert "80.8888(b)" in found.stdout
     asked = run("ask", "How often is a lighthouse lamp tested?", "--max-tokens", "5", **beside(server))

@@ -61,7 +61,8 @@ def test_role_messages_keep_their_roles(server: Served) -> None:
         {"role": "assistant", "content": "An amateur station that transmits for observing propagation."},
         {"role": "user", "content": QUESTION},
     ]
-    types = [SystemMessage("Be brief."), HumanMessage(roles[1]["content"]), AIMessage(roles[2]["content"]), HumanMessage(QUESTION)]
+    _, first, second, _ = (message["content"] for message in roles)
+    types = [SystemMessage("Be brief."), HumanMessage(first), AIMessage(second), HumanMessage(QUESTION)]
     assert chat.invoke({"messages": roles}, config=LIMITS) == chat.invoke({"messages": types}, config=LIMITS)
     with pytest.raises(httpx.HTTPStatusError, match="422"):
         chat.invoke({"messages": roles[:3]}, config=LIMITS)

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("server", "cli", "services", "routes", "client", "chains", "retrievers", "llm", "prompts", "weights", "settings", "errors")
+MODULES = (
+    "server",
+    "cli",
+    "services",
+    "routes",
+    "client",
+    "chains",
+    "retrievers",
+    "llm",
+    "prompts",
+    "weights",
+    "settings",
+    "errors",
+)
 MAY_IMPORT = {
     "server": {"services", "routes", "retrievers", "settings", "errors"},
     "cli": {"server", "services", "client", "chains", "retrievers", "settings", "errors"},

@@ -4,7 +4,7 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def body(question: str = QUESTION, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}], "max_tokens": 16, "temperature": 0} | fields
 
 
-def events(served: Served, request: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def events(served: Served, request: dict[str, Any]) -> Generator[tuple[str, dict[str, Any]]]:
     with (
         httpx.Client(timeout=120) as http,
         connect_sse(http, "POST", served.url + "/api/chat", json=request | {"stream": True}) as source,
@@ -235,7 +235,7 @@ def test_health_answers_while_the_model_works(server: Served) -> None:
     talking = threading.Thread(target=lambda: server.post("/api/chat", body(max_tokens=800)))
     talking.start()
     with httpx.Client(base_url=server.url) as http:
-        seconds = []
+        seconds: list[float] = []
         while talking.is_alive() or len(seconds) < 20:
             started = time.perf_counter()
             assert http.get("/api/health").status_code == 200
