@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 import settings as configuration
 from chains.schema import as_data
 from client import Client
-from errors import FccRagError, StoreLocked
+from errors import FccRagError, SettingsError, StoreLocked
 
 if TYPE_CHECKING:
     from services import Library
@@ -60,16 +61,11 @@ def serve(
     import server
 
     # Bound first: a port in use should not cost the loading of a model. Unfinished streams get five seconds at the end.
-    listen = uvicorn.Config(
-        server.create_app(chosen),
-        host=chosen.server.host,
-        port=chosen.server.port,
-        log_level=chosen.server.log_level,
-        timeout_graceful_shutdown=5,
-    )
-    socket = listen.bind_socket()
-    running = uvicorn.Server(listen)
-    running.run(sockets=[socket])
+    listening = _bound(chosen.server)
+    config = uvicorn.Config(server.create_app(chosen), log_level=chosen.server.log_level, timeout_graceful_shutdown=5)
+    running = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes Ctrl-C on
+        running.run(sockets=[listening])
     if not running.started:
         sys.exit(3)
 
@@ -183,6 +179,18 @@ def merge(
     import services
 
     out.print(f"wrote {services.merge(configuration.load(), target)}")
+
+
+def _bound(server: configuration.Server) -> socket.socket:
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((server.host, server.port))
+    except OSError as exc:
+        listening.close()
+        raise SettingsError(f"HOST and PORT: cannot listen on {server.host}:{server.port}: {exc.strerror or exc}") from None
+    return listening
 
 
 def _server(chosen: configuration.Settings, url: str) -> Client | None:

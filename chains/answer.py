@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 import prompts
 from chains.schema import ChatRequest
@@ -57,6 +57,19 @@ def fit(
     return build(kept, history), kept
 
 
+def admit(request: ChatRequest, model: BaseChatModel, *, window: int) -> ChatRequest:
+    """Return the request if its question can be asked at all. Raises PromptTooLong, before anything is searched for."""
+    asked = prompts.load("answer").format_messages(
+        instructions=_instructions(request), passages="", history=[], question=request.question
+    )
+    tokens = model.get_num_tokens_from_messages(asked)
+    if tokens > window - LEAST_ANSWER:
+        raise PromptTooLong(
+            f"the question takes {tokens} tokens; the model's window is {window}, of which {LEAST_ANSWER} are kept for the answer"
+        )
+    return request
+
+
 def mark_off(number: int, passage: Document) -> str:
     """A passage between marks that its own text cannot close or imitate."""
     citation = passage.metadata.get("citation") or passage.metadata.get("source", "")
@@ -72,6 +85,10 @@ def _instructions(request: ChatRequest) -> str:
 
 
 def _turns(history: list[BaseMessage]) -> list[list[BaseMessage]]:
-    """The history from each user message to the next; a greeting before the first is left out, as chat templates want it."""
+    """Each question with its answer, for strict chat templates want the roles to alternate.
+
+    A greeting before the first question is left out, and so is a question that got no answer, as after an abort.
+    """
     starts = [i for i, message in enumerate(history) if message.type == "human"]
-    return [history[start:end] for start, end in pairwise([*starts, len(history)])]
+    turns = [history[start:end] for start, end in pairwise([*starts, len(history)])]
+    return [[turn[0], AIMessage("\n\n".join(reply.text for reply in turn[1:]))] for turn in turns if len(turn) > 1]

@@ -104,6 +104,9 @@ def build(
     condenser = condense.build(model)
     summarizer = summarize.build(model, window=window)
 
+    def admit(request: ChatRequest) -> ChatRequest:  # counts tokens: LangChain runs a plain function beside the event loop
+        return answer.admit(request, model, window=window)
+
     async def stand_alone(request: ChatRequest) -> Turn:
         turn = Turn(request)
         turn.question = await condenser.ainvoke(request)
@@ -115,10 +118,10 @@ def build(
         turn.retrieved = time.monotonic()
         return turn
 
-    def fit(turn: Turn) -> Turn:  # counts tokens: LangChain runs a plain function beside the event loop
+    def fit(turn: Turn) -> Turn:  # as admit
         request = turn.request
         turn.prompt, turn.passages = answer.fit(
-            request, request.question, turn.passages, model, window=window, max_tokens=request.max_tokens or max_tokens
+            request, turn.question, turn.passages, model, window=window, max_tokens=request.max_tokens or max_tokens
         )
         return turn
 
@@ -129,6 +132,7 @@ def build(
 
     return (
         defaults
+        | RunnableLambda(admit, name="admit")
         | RunnableLambda(stand_alone, name="condense")
         | RunnableLambda(retrieve, name="retrieve")
         | RunnableBranch(

@@ -161,3 +161,19 @@ def test_hostile_citation() -> None:
 def test_citation_missing() -> None:
     """A passage of a document without sections is named by its file."""
     assert 'from="manual.pdf"' in answer.mark_off(1, Document("x", metadata={"source": "manual.pdf"}))
+
+
+def test_unanswered_question() -> None:
+    """A question that got no answer, as after an abort, does not put two user messages in a row before a strict template."""
+    given = request("Second?", ("user", "First?"), ("user", "Again?"), ("assistant", "It is 1 W."), ("assistant", "At most."))
+    messages, _ = fit(given, [passage("text")])
+    assert [message.type for message in messages] == ["system", "human", "ai", "human"]
+    assert [message.text for message in messages[1:3]] == ["Again?", "It is 1 W.\n\nAt most."]
+
+
+def test_admit() -> None:
+    """A question that alone fills the window is refused, with both numbers, before anything is searched for."""
+    given = request(words(300))
+    with pytest.raises(PromptTooLong, match=r"takes \d+ tokens; the model's window is 300"):
+        answer.admit(given, MODEL, window=300)
+    assert answer.admit(given, MODEL, window=4000) is given
