@@ -1,0 +1,107 @@
+"""Routes on fakes of our own interfaces: what only shows when a part fails."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fakes import ListRetriever, ScriptedModel
+from fastapi import FastAPI
+from langchain_core.documents import Document
+
+from chains import chat as chat_chain
+from errors import EngineError, FccRagError, QueueFull, StoreError
+from routes import chat, errors, status
+from routes.guard import Guard
+
+PASSAGE = Document("The limit is 1 watt.", metadata={"citation": "47 CFR 15.247(b)(3)", "source": "x.md", "score": 0.9})
+ASK = {"messages": [{"role": "user", "content": "What is the limit?"}]}
+
+
+def app_of(model: ScriptedModel) -> FastAPI:
+    app = FastAPI()
+    errors.install(app)
+    app.add_middleware(Guard, max_body_bytes=lambda: 1_000_000)
+    chain = chat_chain.build(
+        ListRetriever(documents=[PASSAGE]),
+        model,
+        window=4000,
+        max_tokens=100,
+        temperature=0,
+        k=4,
+        summary_threshold=10_000,
+    )
+    app.include_router(chat.router(chain, model="scripted"))
+    return app
+
+
+async def post(app: FastAPI, body: dict[str, Any]) -> httpx.Response:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        return await http.post("/api/chat", json=body)
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.replace("\r", "").strip().split("\n\n")]
+    return [(block["event"], json.loads(block["data"])) for block in blocks]
+
+
+async def test_failure_in_mid_stream_is_an_event() -> None:
+    """A stream whose model fails in the middle ends with `event: error` in the one shape, after what had come."""
+    model = ScriptedModel(say=lambda _: ["The ", "limit "], error=EngineError("the model failed"), fails_after=1)
+    got = events((await post(app_of(model), ASK | {"stream": True})).text)
+    assert got[0][0] == "sources"
+    assert "".join(data["content"] for name, data in got if name == "token").startswith("The")
+    assert got[-1][0] == "error"
+    assert got[-1][1]["error"] == {"code": "engine_unavailable", "message": "the model failed"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_full_queue_is_429(stream: bool) -> None:
+    """A full queue is told by status 429 with Retry-After, to those who stream as well."""
+    model = ScriptedModel(error=QueueFull("64 requests are waiting already", retry_after=7), fails_after=0)
+    answer = await post(app_of(model), ASK | {"stream": stream})
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "7"
+    assert answer.json()["error"]["code"] == "queue_full"
+
+
+async def test_unforeseen_error_tells_no_details() -> None:
+    """What nobody foresaw is a 500 in the one shape, without the exception's words."""
+    model = ScriptedModel(error=KeyError("a secret detail"), fails_after=0)
+    answer = await post(app_of(model), ASK)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal"
+    assert "secret" not in answer.text
+
+
+def health_of(checks: dict[str, Callable[[], Awaitable[None]]]) -> FastAPI:
+    async def describe() -> dict[str, Any]:
+        return {}
+
+    app = FastAPI()
+    app.include_router(status.router(describe, checks))
+    return app
+
+
+@pytest.mark.parametrize(("part", "error"), [("model", EngineError("it ended")), ("store", StoreError("it is away"))])
+async def test_health_names_the_failing_part(part: str, error: FccRagError) -> None:
+    """Health is 503 with the failing part, its reason and Retry-After; the process still says that it lives."""
+
+    async def works() -> None:
+        await asyncio.sleep(0)
+
+    async def fails() -> None:
+        raise error
+
+    checks: dict[str, Callable[[], Awaitable[None]]] = {name: fails if name == part else works for name in ("model", "store")}
+    transport = httpx.ASGITransport(health_of(checks))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        answer = await http.get("/api/health")
+        assert answer.status_code == 503
+        assert answer.json()["part"] == part
+        assert answer.json()["error"]["message"] == str(error)
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await http.get("/api/health/live")).status_code == 200
