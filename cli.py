@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
-import signal
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,8 @@ from client import Client
 from errors import FccRagError, SettingsError, StoreLocked
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from services import Library
 
 app = typer.Typer(
@@ -27,8 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asks FCC rules questions and cites the paragraph each answer rests on.",
 )
-out = Console(highlight=False, soft_wrap=True, markup=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a document must not speak to the terminal
 
 Url = Annotated[str, typer.Option(help="The server to talk to; by default the one HOST and PORT name.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -45,7 +49,10 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:  # `fcc-rag search ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(141)
+    except (OSError, UnicodeError, RuntimeError) as exc:  # a path or a text that the system does not take
+        err.print(f"fcc-rag: {exc}")
+        sys.exit(1)
 
 
 @app.command()
@@ -63,7 +70,7 @@ def serve(
     # Bound first: a port in use should not cost the loading of a model. Unfinished streams get five seconds at the end.
     listening = _bound(chosen.server)
     config = uvicorn.Config(server.create_app(chosen), log_level=chosen.server.log_level, timeout_graceful_shutdown=5)
-    running = uvicorn.Server(config)
+    running = _stoppable(uvicorn.Server(config))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes Ctrl-C on
         running.run(sockets=[listening])
     if not running.started:
@@ -83,7 +90,7 @@ def ingest(
         raise FccRagError(f"{missing[0]} does not exist")
     report = _ingested(chosen, absolute, prune=prune, url=url)
     _print_report(report)
-    if report["files_failed"] or report["failures"]:
+    if report["files_failed"] or report["failures"] or report["stopped"]:
         sys.exit(1)
 
 
@@ -97,7 +104,7 @@ def search(query: str, k: Count = 6, part: Part = None, as_json: AsJson = False,
         return
     for hit in found["results"]:
         out.print(f"{hit['id']:>2}. {_place(hit)}  {hit['score']:.2f}{' exact' if hit['match'] == 'exact' else ''}", style="bold")
-        out.print(f"    {' '.join(hit['text'].split())[:300]}\n")
+        out.print(f"    {_plain(' '.join(hit['text'].split())[:300])}\n")
     if not found["results"]:
         out.print("nothing found")
 
@@ -124,7 +131,7 @@ def ask(
     with _chunks(chosen, body, url) as chunks:
         for chunk in chunks:
             if not as_json and (text := chunk.get("content")):
-                out.print(text, end="")
+                out.print(_plain(text), end="")
             whole |= {**chunk, "content": whole["content"] + chunk.get("content", "")}
     if as_json:
         out.print_json(json.dumps(whole))
@@ -138,16 +145,16 @@ def summarize(what: Annotated[str, typer.Argument(help="A file, or a citation su
     """Summarise a file of any length, or an indexed section."""
     chosen = configuration.load()
     path = Path(what).expanduser()
-    body = {"text": _text_of(path)} if path.is_file() else {"citation": what}
+    body = {"text": _text_of(path)} if _is_file(path) else {"citation": what}
     if server := _server(chosen, url):
-        out.print(server.post("/api/summarize", body)["summary"])
+        out.print(_plain(server.post("/api/summarize", body)["summary"]))
         return
     import asyncio
 
     import services
 
     with services.open_all(chosen) as served:
-        out.print(asyncio.run(served.summarize().ainvoke(body)))
+        out.print(_plain(asyncio.run(served.summarize().ainvoke(body))))
 
 
 @app.command()
@@ -184,13 +191,34 @@ def merge(
 def _bound(server: configuration.Server) -> socket.socket:
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name != "nt":  # there it would let two servers share the port
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((server.host, server.port))
     except OSError as exc:
         listening.close()
         raise SettingsError(f"HOST and PORT: cannot listen on {server.host}:{server.port}: {exc.strerror or exc}") from None
     return listening
+
+
+def _stoppable(running: "uvicorn.Server") -> "uvicorn.Server":
+    """Let Ctrl-C end a start at once, where uvicorn would first load everything; what is cut off is made again."""
+    shut_down = running.handle_exit
+
+    def handle_exit(sig: int, frame: FrameType | None) -> None:
+        if not running.started:
+            os._exit(130)
+        shut_down(sig, frame)
+
+    running.handle_exit = handle_exit  # type: ignore[method-assign]
+    return running
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a pasted text is no file name
+        return False
 
 
 def _server(chosen: configuration.Settings, url: str) -> Client | None:
@@ -294,7 +322,7 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _print_sources(answer: dict[str, Any]) -> None:
     if summary := answer.get("summary"):
-        out.print(f"\nSummary: {summary}")
+        out.print(f"\nSummary: {_plain(summary)}")
     if answer.get("finish_reason") == "length":
         out.print("\n(cut off at --max-tokens)", style="dim")
     sources = answer.get("sources", [])
@@ -313,7 +341,11 @@ def _print_sources(answer: dict[str, Any]) -> None:
 def _place(hit: dict[str, Any]) -> str:
     page = f", page {hit['page']}" if hit["page"] else ""
     edition = f"; {hit['edition']}" if hit["edition"] else ""
-    return f"{hit['citation']}  {hit['title']}  ({hit['source']}{page}{edition})"
+    return _plain(f"{hit['citation']}  {hit['title']}  ({hit['source']}{page}{edition})")
+
+
+def _plain(text: str) -> str:
+    return CONTROL.sub("", text)
 
 
 def _text_of(path: Path) -> str:

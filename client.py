@@ -25,7 +25,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(600, connect=2), trust_env=False)
+        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(None, connect=2), trust_env=False)
 
     def alive(self) -> bool:
         """Whether a fcc-rag server answers there."""

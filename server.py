@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 import settings as configuration
 from routes import errors
@@ -56,7 +57,12 @@ def create_app(settings: configuration.Settings | None = None) -> FastAPI:
             await run_in_threadpool(jobs.stop)
             await run_in_threadpool(opened.__exit__, None, None, None)
 
-    app = FastAPI(title="fcc-rag", version=importlib.metadata.version("fcc-rag"), description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPIOffline(
+        title="fcc-rag",
+        version=importlib.metadata.version("fcc-rag"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
     errors.install(app)
     app.add_middleware(Guard, max_body_bytes=lambda: int(app.state.settings.server.max_body_mb * 1_000_000))
     return app

@@ -80,7 +80,7 @@ class Services:
             window=self.writer.model.window,
             max_tokens=chains.max_tokens,
             temperature=chains.temperature,
-            k=self.settings.retrieval.retrieval_k,
+            k=self.settings.k,
             summary_threshold=chains.summary_threshold,
         )
 
@@ -144,8 +144,8 @@ def open_library(settings: Settings) -> Iterator[Library]:
     dense = embeddings.load(folder)
     opened = store.open(retrieval, settings.qdrant_path, dense)
     try:
-        answering = PassageRetriever(store=opened, k=retrieval.retrieval_k, min_score=retrieval.min_score)
-        searching = PassageRetriever(store=opened, k=retrieval.retrieval_k, min_score=0.0)
+        answering = PassageRetriever(store=opened, k=settings.k, min_score=retrieval.min_score)
+        searching = PassageRetriever(store=opened, k=settings.k, min_score=0.0)
         yield Library(dense, opened, Indexer(opened), answering, searching)
     finally:
         opened.close()
@@ -183,7 +183,17 @@ def merge(settings: Settings, target: Path | None) -> Path:
 def open_all(settings: Settings) -> Iterator[Services]:
     """Everything, with the sample notes indexed if nothing else is (not in production)."""
     with open_library(settings) as library, open_writer(settings) as writer:
-        if settings.server.env == "development" and library.store.count() == 0:
-            weights.say("indexing the sample notes, once")
-            library.indexer.ingest([SAMPLES])
+        if settings.server.env == "development":
+            _index_samples(library)
         yield Services(settings, library, writer)
+
+
+def _index_samples(library: Library) -> None:
+    """Index the sample notes if nothing else is indexed; a first start that was cut off is finished by the next."""
+    documents = library.store.documents()
+    notes = [path.as_posix() for path in SAMPLES.glob("*.md")]
+    if documents.keys() - set(notes):
+        return
+    if any(not any(copy.found == copy.expected for copy in documents.get(note, [])) for note in notes):
+        weights.say("indexing the sample notes, once")
+        library.indexer.ingest([SAMPLES])

@@ -19,7 +19,10 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _expanded(value: object) -> object:
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+    try:
+        return Path(value).expanduser() if isinstance(value, str) and value else value
+    except RuntimeError as exc:  # ~nobody-here
+        raise ValueError(str(exc)) from None
 
 
 Folder = Annotated[Path, BeforeValidator(_expanded)]
@@ -97,7 +100,7 @@ class Retrieval(_Section):
     qdrant_api_key: SecretStr = SecretStr("")
     qdrant_path: Folder | None = None
     collection_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = "fcc_kdb_docs"
-    retrieval_k: Annotated[int, Field(ge=1, le=50)] = 4
+    retrieval_k: Annotated[int, Field(ge=1, le=50)] | None = None
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.38
 
 
@@ -134,6 +137,12 @@ class Settings(BaseModel):
     retrieval: Retrieval
     chains: Chains
     cache: Cache
+
+    @property
+    def k(self) -> int:
+        """Passages to answer from: `RETRIEVAL_K`, or 6, or 2 for the small default model, which loses its way among more."""
+        named = self.llm.local_model_path or self.llm.local_base_model_path
+        return self.retrieval.retrieval_k or (6 if named else 2)
 
     @property
     def qdrant_path(self) -> Path:
@@ -178,5 +187,5 @@ def _read(section: type[_Section], overrides: dict[str, Any]) -> _Section:
         why = first["msg"].removeprefix("Value error, ")
         got = "" if "KEY" in variable or "TOKEN" in variable or not first["loc"] else f" (it is {first['input']!r})"
         raise SettingsError(f"{variable}: {why}{got}" if first["loc"] else why) from None
-    except UnicodeDecodeError:
-        raise SettingsError(".env is not UTF-8 text") from None
+    except (UnicodeDecodeError, OSError) as exc:
+        raise SettingsError(f".env cannot be read: {exc}") from None

@@ -26,13 +26,11 @@ from langchain_core.runnables import (
     RunnableSerializable,
 )
 from langchain_core.runnables.utils import AddableDict
-from pydantic import ValidationError
 
 import prompts
 from chains import answer, condense, summarize
 from chains.markers import Markers
-from chains.schema import ChatRequest, Source, Timings, Usage
-from errors import InvalidRequest
+from chains.schema import ChatRequest, Source, Timings, Usage, checked
 
 
 @dataclass(slots=True)
@@ -71,15 +69,7 @@ class Defaults(RunnableSerializable[Any, ChatRequest]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> ChatRequest:  # noqa: A002 -- LangChain's name
         """Raise InvalidRequest, naming the field, for anything a ChatRequest refuses."""
         defaults = {"max_tokens": self.max_tokens, "temperature": self.temperature, "k": self.k}
-        try:
-            request = input if isinstance(input, ChatRequest) else ChatRequest.model_validate(input)
-            given = request.model_dump(exclude_none=True)
-            return ChatRequest.model_validate(defaults | given)
-        except ValidationError as exc:
-            first = exc.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            what = first["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(f"{where}: {what}" if where else what) from None
+        return checked(ChatRequest, defaults | checked(ChatRequest, input).model_dump(exclude_none=True))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> ChatRequest:  # noqa: A002
         return self.invoke(input, config, **kwargs)

@@ -5,14 +5,14 @@ from typing import Any
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from chains.schema import Found, RetrieveRequest, Source
+from chains.schema import Found, RetrieveRequest, Source, checked
 
 
 def build(retriever: BaseRetriever) -> Runnable[Any, dict[str, Any]]:
     """A runnable from the fields of a RetrieveRequest to those of RetrieveResults."""
 
     async def retrieve(given: Any) -> dict[str, Any]:
-        request = RetrieveRequest.model_validate(given)
+        request = checked(RetrieveRequest, given)
         filters = request.filters.model_dump(exclude_none=True) if request.filters else {}
         passages = await retriever.ainvoke(request.query, k=request.k, filters=filters)
         results = [

@@ -1,11 +1,14 @@
 """What goes into the chains and what comes out. Knows nothing about how either is carried."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from errors import InvalidRequest
+
+T = TypeVar("T", bound=BaseModel)
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "no_evidence", "cancelled"]
 
@@ -43,14 +46,18 @@ class Message(BaseModel):
         return MESSAGES[self.role](content=self.content)
 
 
+Value = Annotated[str, Field(max_length=500)]
+OneOrMore = Value | Annotated[list[Value], Field(max_length=50)]  # each costs a scan of the embedded store
+
+
 class Filters(BaseModel):
     """Restricts retrieval; each field takes one value or a list of which any may match."""
 
     model_config = STRICT
 
-    part: str | list[str] | None = Field(None, examples=["15"])
-    section: str | list[str] | None = Field(None, examples=["15.247"])
-    source: str | list[str] | None = Field(None, description="A file as /api/retrieve names it.")
+    part: OneOrMore | None = Field(None, examples=["15"])
+    section: OneOrMore | None = Field(None, examples=["15.247"])
+    source: OneOrMore | None = Field(None, description="A file as /api/retrieve names it.")
 
     @field_validator("part", "section", "source", mode="before")
     @classmethod
@@ -191,15 +198,30 @@ class SummarizeRequest(BaseModel):
 
     model_config = STRICT
 
-    text: Annotated[str, Field(max_length=2_000_000)] | None = None
+    text: str | None = None
     citation: str | None = Field(None, examples=["47 CFR 15.247"])
     source: str | None = Field(None, description="A file as /api/retrieve names it")
 
+    @field_validator("text", "citation", "source", mode="before")
+    @classmethod
+    def _blank_is_none(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if sum(bool(value and value.strip()) for value in (self.text, self.citation, self.source)) != 1:
+        if sum(value is not None for value in (self.text, self.citation, self.source)) != 1:
             raise ValueError("give exactly one of text, citation and source")
         return self
+
+
+def checked(kind: type[T], given: Any) -> T:
+    """`given` as a `kind`. Raises InvalidRequest, which names the field."""
+    try:
+        return given if isinstance(given, kind) else kind.model_validate(given)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        where, what = ".".join(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{where}: {what}" if where else what) from None
 
 
 def as_data(value: Any) -> Any:

@@ -11,9 +11,10 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableLambda
 
 import prompts
-from chains.schema import SummarizeRequest
-from errors import InvalidRequest
+from chains.schema import SummarizeRequest, checked
+from errors import InvalidRequest, QueueFull
 
+RETRIES = 3  # of a call that finds the queue full
 SUMMARY_TOKENS = 200  # of one partial summary
 AT_ONCE = 4  # calls of one summary; more would fill the engine's queue, in which others wait too
 BREAK = re.compile(r"(?<=[.!?;])\s+|\n\s*")  # not within 15.247 or 2.4 GHz
@@ -56,6 +57,11 @@ async def _all(step: Runnable[Any, str], texts: list[str]) -> list[str]:
 
     async def one(text: str) -> str:
         async with gate:
+            for _ in range(RETRIES):  # a moment's full queue must not cost the summary of a whole part
+                try:
+                    return await step.ainvoke({"text": text})
+                except QueueFull as full:
+                    await asyncio.sleep(min(full.retry_after or 1, 10))
             return await step.ainvoke({"text": text})
 
     try:
@@ -73,7 +79,7 @@ def of_request(read: Callable[..., Awaitable[str]], summarizer: Runnable[str, st
     """
 
     async def text_of(given: Any) -> str:
-        request = SummarizeRequest.model_validate(given)
+        request = checked(SummarizeRequest, given)
         if request.text is not None:
             return request.text
         return await (read(citation=request.citation) if request.citation else read(source=request.source))

@@ -74,7 +74,11 @@ async def _begun(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """The same chunks, once the first is there and the second did not fail at once: after that no status can be sent."""
     first = await anext(chunks)
     second = asyncio.ensure_future(anext(chunks))
-    done, _ = await asyncio.wait({second}, timeout=EARLY)
+    try:
+        done, _ = await asyncio.wait({second}, timeout=EARLY)
+    except asyncio.CancelledError:
+        second.cancel()
+        raise
     if done:
         second.result()
 

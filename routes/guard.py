@@ -31,6 +31,9 @@ class Guard:
             await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "\0" in scope["path"]:  # no file system takes it, and LangServe asks one
+            await JSONResponse(errors.body("not_found", "Not Found"), status_code=404)(scope, receive, send)
+            return
         limit = self._max_body_bytes()
         content = await _read(receive, limit)
         if content is None:

@@ -1,11 +1,14 @@
 """The LangServe face. The only file that knows LangServe, which is in maintenance and has a licence of its own."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, convert_to_messages
-from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableGenerator, RunnableLambda
+from langchain_core.runnables.config import get_config_list
 from langchain_core.runnables.utils import AddableDict
 from langserve import add_routes
 from pydantic import BaseModel, Field, field_validator
@@ -15,6 +18,8 @@ from errors import InvalidRequest
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 RANGES = {"max_tokens": (1, None), "temperature": (0, 2), "k": (1, 50)}  # LangServe checks types, not ranges
+AT_ONCE = 4  # of one batch; the others wait here and not in the model's queue
+MOST = 100  # inputs of one batch
 ENDPOINTS = (
     *("invoke", "batch", "stream", "stream_log", "stream_events", "playground"),
     *("input_schema", "output_schema", "config_schema", "config_hashes"),
@@ -38,7 +43,7 @@ class ChatInput(BaseModel):
         try:
             messages = [m if isinstance(m, BaseMessage) else convert_to_messages([m])[0] for m in value]
             return [{"type": m.type.removesuffix("MessageChunk").lower(), "content": m.content} for m in messages]
-        except (ValueError, TypeError, KeyError, NotImplementedError):
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
             raise ValueError("a message must have a role (user, assistant or system) and a content") from None
 
     @field_validator("messages")
@@ -66,6 +71,37 @@ class RagInput(BaseModel):
         return value
 
 
+class Batched(RunnableBinding[Any, Any]):
+    """A runnable whose batches end together: LangChain's own leaves the others running when one fails."""
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(given: Any, its_config: RunnableConfig) -> Any:
+            async with gate:
+                try:
+                    return await self.ainvoke(given, its_config, **kwargs)
+                except Exception as exc:
+                    if return_exceptions:
+                        return exc
+                    raise
+
+        configs = get_config_list(config, len(inputs))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(*pair)) for pair in zip(inputs, configs, strict=True)]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+
 def add(
     app: FastAPI,
     *,
@@ -74,15 +110,23 @@ def add(
     summarize: Runnable[Any, Any],
 ) -> None:
     """Add the four LangServe paths to `app`."""
-    talk = (RunnableLambda(_conversation) | chat | RunnableGenerator(_as_text)).with_types(input_type=ChatInput, output_type=str)
-    rag = (RunnableLambda(_question) | chat | RunnableGenerator(_as_plain)).with_types(input_type=RagInput, output_type=Answer)  # type: ignore[arg-type] # chunks that add up to one
-    found = retrieve.with_types(input_type=RetrieveRequest, output_type=RetrieveResults)
-    summed = summarize.with_types(input_type=SummarizeRequest, output_type=str)
-    shared: dict[str, Any] = {"enabled_endpoints": ENDPOINTS, "per_req_config_modifier": _check_ranges}
+    talk = _served(RunnableLambda(_conversation) | chat | RunnableGenerator(_as_text), ChatInput, str)
+    rag = _served(RunnableLambda(_question) | chat | RunnableGenerator(_as_plain), RagInput, Answer)
+    found = _served(retrieve, RetrieveRequest, RetrieveResults)
+    summed = _served(summarize, SummarizeRequest, str)
+    shared: dict[str, Any] = {
+        "enabled_endpoints": ENDPOINTS,
+        "per_req_config_modifier": _check_ranges,
+        "dependencies": [Depends(_check_body)],
+    }
     add_routes(app, talk, path="/api/chat", playground_type="chat", **shared)
     add_routes(app, rag, path="/api/rag", **shared)
     add_routes(app, found, path="/api/retrieve", **shared)
     add_routes(app, summed, path="/api/summarize", **shared)
+
+
+def _served(runnable: Runnable[Any, Any], input_type: type, output_type: type) -> Batched:
+    return Batched(bound=runnable, custom_input_type=input_type, custom_output_type=output_type)
 
 
 def sources_as_text(sources: Sequence[Source], content: str) -> str:
@@ -124,9 +168,24 @@ async def _as_plain(chunks: AsyncIterator[AddableDict]) -> AsyncIterator[Addable
         yield AddableDict(as_data(chunk))
 
 
+async def _check_body(request: Request) -> None:
+    """Refuse what LangServe would answer with 500: a body that is no JSON object, or a batch that is no list."""
+    if request.method != "POST":
+        return
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    if request.url.path.endswith("/batch") and not (isinstance(body.get("inputs"), list) and len(body["inputs"]) <= MOST):
+        raise InvalidRequest(f"inputs: must be a list of at most {MOST}")
+
+
 def _check_ranges(config: dict[str, Any], _: Request) -> dict[str, Any]:
     for name, value in (config.get("configurable") or {}).items():
         low, high = RANGES.get(name, (None, None))
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+        below = low is not None and not (value is not None and value >= low)  # not a number is not at least anything
+        if below or (high is not None and not value <= high):
             raise InvalidRequest(f"{name} must be at least {low}" + ("" if high is None else f" and at most {high}"))
     return config

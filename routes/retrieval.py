@@ -13,6 +13,7 @@ from errors import Forbidden, InvalidRequest
 from retrievers.jobs import Job, Jobs
 from routes import errors
 
+PROXIED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")
 QUERY = {"query": "radiated emission limits 88-216 MHz", "k": 5, "filters": {"part": "15"}}
 PATHS = {"paths": ["/srv/rules/part15.pdf"], "prune": False}
 
@@ -35,7 +36,7 @@ def router(chain: Runnable[Any, Any], jobs: Jobs, *, ingest_from: Literal["local
         """Find passages without answering from them, best first, whatever their score."""
         return await chain.ainvoke(request.model_dump(exclude_none=True))
 
-    @api.post("/api/ingest", status_code=202, responses=errors.documented(403, 422, 503))
+    @api.post("/api/ingest", status_code=202, responses=errors.documented(403, 422, 429, 503))
     async def ingest(request: Request, given: Annotated[IngestBody, Body(openapi_examples={"a file": {"value": PATHS}})]) -> Job:
         """Start an ingestion job; questions are answered meanwhile. Callers on this machine only, by default."""
         _admit(request, ingest_from)
@@ -67,7 +68,7 @@ def _is_local(request: Request) -> bool:
 
     The name matters because a web page can have its own host name resolve to 127.0.0.1 (DNS rebinding).
     """
-    if any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip")):
+    if any(name in request.headers for name in PROXIED):
         return False
     caller = request.client.host if request.client else ""
     return _is_loopback(caller) and (request.url.hostname == "localhost" or _is_loopback(request.url.hostname or ""))

@@ -45,6 +45,10 @@ def test_help_names_every_command() -> None:
         (("ingest", "/no/such/file.txt"), {}, "/no/such/file.txt"),
         (("summarize", "/no/such/file.txt", "--url", "http://127.0.0.1:1"), {}, "127.0.0.1:1"),
         (("merge",), {}, "LOCAL_MODEL_PATH"),
+        (("search", ""), {}, "query"),
+        (("summarize", "x" * 300, "--url", "http://127.0.0.1:1"), {}, "127.0.0.1:1"),
+        (("ingest", "~nobody-here/x"), {}, "nobody-here"),
+        (("status",), {"FCC_RAG_CACHE": "~nobody-here/x"}, "FCC_RAG_CACHE"),
     ],
 )
 @pytest.mark.models

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Served
+from conftest import Served, serving
+
+import services
+import settings
 
 pytestmark = pytest.mark.models
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -41,7 +44,17 @@ def test_marker_stands_in_the_text(default_server: Served) -> None:
     assert markers <= {source["id"] for source in answer["sources"]}  # type: ignore[attr-defined]
 
 
-def test_second_start_is_ready_in_seconds(default_server: Served) -> None:
-    """A start on a warm cache fetches and converts nothing."""
-    log = default_server.log.read_text(encoding="utf-8")
-    assert "fetching" not in log.split("ready:")[1]
+def test_second_start_fetches_and_indexes_nothing(tmp_path: Path) -> None:
+    """What the first start made is there at the second; a first indexing that was cut off is finished by it."""
+    with serving(tmp_path) as first:
+        before = first.get("/api/status").json()["collection"]["passages"]
+    chosen = settings.load(qdrant_path=str(tmp_path / "qdrant"))
+    with services.open_library(chosen) as library:
+        library.store.delete(sorted(library.store.documents())[5:])
+    with serving(tmp_path) as second:
+        assert "indexing" in second.log.read_text(encoding="utf-8")
+        assert second.get("/api/status").json()["collection"]["passages"] == before
+    with serving(tmp_path) as third:
+        log = third.log.read_text(encoding="utf-8")
+        assert not [word for word in ("fetching", "preparing", "indexing") if word in log], log
+        assert third.get("/api/status").json()["collection"]["passages"] == before

@@ -298,3 +298,40 @@ def test_store_failure_is_no_bad_file(store: Store, folder: Path, monkeypatch: p
     monkeypatch.setattr(store.client, "upsert", fail)
     with pytest.raises(StoreError, match="No space left on device"):
         Indexer(store).ingest([folder])
+
+
+def test_folder_that_may_not_be_read(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be listed is a failure of its own: other files are indexed, and nothing in it is forgotten."""
+    (folder / "closed").mkdir()
+    (folder / "closed" / "a.txt").write_text("A rule behind a door.")
+    Indexer(store).ingest([folder])
+    (folder / "000.txt").unlink()
+    (folder / "new.txt").write_text("A new rule.")
+    (folder / "closed" / "a.txt").unlink()  # or so it looks, from outside
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = Indexer(store).ingest([folder, folder / "nul\0.txt"], prune=True)
+    assert (report.files_failed, report.documents_indexed, report.documents_pruned) == (2, 1, 1)
+    assert {note.source for note in report.failures} == {str(folder / "closed"), str(folder / "nul\0.txt")}
+    assert str(folder / "closed" / "a.txt") in store.documents()
+
+
+def test_stop_between_the_documents_of_a_file(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop is heeded before each document of a file, however many it holds."""
+    sections(folder / "all.jsonl", {f"15.{one}": f"Section {one}." for one in range(1, 200)})
+    sources: list[str] = []
+    split = splitting.split
+
+    def recorded(document: Any, **arguments: Any) -> Any:
+        sources.append(document.uri)
+        return split(document, **arguments)
+
+    monkeypatch.setattr(splitting, "split", recorded)
+    report = Indexer(store).ingest([folder / "all.jsonl"], should_stop=lambda: len(sources) >= 3)
+    assert (report.stopped, report.files_read, len(sources)) == (True, 0, 3)

@@ -9,6 +9,7 @@ import pytest
 from fakes_retrieval import opened
 
 from errors import NotFound, QueueFull, StoreError
+from retrievers import jobs as ingestions
 from retrievers.index import Indexer, Progress, Report
 from retrievers.jobs import Job, Jobs
 from retrievers.search import PassageRetriever
@@ -135,6 +136,27 @@ def test_stop_ends_all(gate: threading.Event) -> None:
     assert (jobs.get(running.id).state, jobs.get(waiting.id).state) == ("stopped", "stopped")
     with pytest.raises(QueueFull):
         jobs.start([])
+
+
+def test_stop_does_not_wait_for_ever(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is long in one file is left behind: its thread keeps no process alive, and the next run makes good."""
+
+    def script(on_progress: Callable[[Progress], None], _: Callable[[], bool]) -> Report:
+        on_progress(Progress(source="a"))
+        gate.wait(5)
+        return Report(stopped=True)
+
+    monkeypatch.setattr(ingestions, "_PATIENCE", 0.1)
+    jobs = Jobs(Scripted(script))
+    job = jobs.start([])
+    while jobs.get(job.id).progress.source != "a":
+        time.sleep(0.01)
+    started = time.monotonic()
+    jobs.stop()
+    assert time.monotonic() - started < 2
+    assert jobs.get(job.id).state == "running"
+    gate.set()
+    assert ended(jobs, job).state == "stopped"
 
 
 def test_too_many_wait(gate: threading.Event) -> None:

@@ -1,6 +1,8 @@
 """LangServe as its own client meets it: RemoteRunnable on a real server."""
 
 import asyncio
+import json
+import time
 from typing import Any
 
 import httpx
@@ -129,6 +131,39 @@ def test_configurable_values_are_checked(server: Served, endpoint: str, setting:
     answer = server.post(f"/api/rag/{endpoint}", {"input": {"question": QUESTION}, "config": {"configurable": setting}})
     assert answer.status_code == 422, answer.text
     assert answer.json()["error"]["message"]
+
+
+def test_failed_batch_leaves_nothing_running(server: Served) -> None:
+    """When one question of a batch fails, the others stop; and a batch may be longer than the queue."""
+    config = {"configurable": {"max_tokens": 3000, "temperature": 0.0}}
+    inputs = [{"question": QUESTION}, {"question": QUESTION * 2000}, {"question": QUESTION}]
+    assert server.post("/api/rag/batch", {"inputs": inputs, "config": config}).status_code == 413
+    limit = time.monotonic() + 10
+    while server.queue()["running"] or server.queue()["waiting"]:
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    short = {"configurable": {"max_tokens": 1, "k": 1}}
+    many = server.post("/api/rag/batch", {"inputs": [{"question": QUESTION}] * 60, "config": short})
+    assert many.status_code == 200
+    assert len(many.json()["output"]) == 60
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[" * 100_000, b"9" * 5000, b'{"inputs": null}', b'{"inputs": {}}', b"[]", b"{}"])
+@pytest.mark.parametrize("path", ["/api/rag/batch", "/api/chat/invoke", "/api/chat/stream"])
+def test_rubbish_is_never_500(server: Served, path: str, body: bytes) -> None:
+    """Whatever bytes are sent, the answer says that they are wrong."""
+    answer = httpx.post(server.url + path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["code"] == "invalid_request"
+
+
+def test_odd_requests_are_never_500(server: Served) -> None:
+    """Nor do odd messages, numbers that are none, or paths with a NUL."""
+    odd = {"messages": [{"role": "assistant", "content": "hi", "tool_calls": "x"}, {"role": "user", "content": QUESTION}]}
+    assert server.post("/api/chat/invoke", {"input": odd, "config": LIMITS}).status_code in {200, 422}
+    request = json.dumps({"input": {"question": QUESTION}, "config": {"configurable": {"temperature": float("nan")}}})
+    assert httpx.post(server.url + "/api/rag/stream", content=request).status_code == 422
+    assert server.get("/api/rag/playground/assets/%00").status_code == 404
 
 
 def test_schemas_and_playgrounds(server: Served) -> None:

@@ -1,6 +1,9 @@
 """Text, Markdown, HTML and DOCX files, and any file at all: one document or one plain reason out."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import docx
 import loading
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from retrievers.documents import SourceDocument
 from retrievers.loaders import LoadFailure, discover, load
+from retrievers.loaders.tables import Cell, Row, markdown
 
 _RULE = (
     "§ 7.10 Quiet devices.\n\n(a) A device must be quiet.\n\n(1) At night.\n\n(2) By day.\n\n(b) A loud device is switched off."
@@ -201,7 +205,8 @@ def test_folders_are_searched_in_order_and_once(tmp_path: Path) -> None:
     for name in ("b.txt", "a.MD", "sub/c.html", ".hidden.txt", ".git/x.txt", "~$open.docx", "picture.png"):
         loading.write(folder, name, "x")
     (folder / "sub" / "circle").symlink_to(folder)
-    files, ignored = discover([folder, folder / "b.txt", tmp_path / "missing.txt"])
+    files, ignored, failed = discover([folder, folder / "b.txt", tmp_path / "missing.txt"])
+    assert failed == []
     assert [file.relative_to(tmp_path).as_posix() for file, _ in files] == [
         "rules/a.MD",
         "rules/b.txt",
@@ -211,3 +216,78 @@ def test_folders_are_searched_in_order_and_once(tmp_path: Path) -> None:
     assert [file.name for file in ignored] == ["picture.png"]
     sources = [item.source for file, root in files for item in load(file, root=root)]
     assert sources == ["rules/a.MD", "rules/b.txt", "rules/sub/c.html", "missing.txt"]
+
+
+def test_what_may_not_be_entered_or_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without the right to list it or to open what is in it, or an impossible name, stops no other file."""
+    for name in ("a.txt", "closed/b.txt", "listed/c.txt", "z.txt"):  # the tests may run as root, whom no mode stops
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        loading.write(tmp_path, name, "x")
+    scan, is_file, is_dir = os.scandir, Path.is_file, Path.is_dir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def guarded(call: Any) -> Any:
+        def asked(path: Path) -> bool:
+            if path.parent.name == "listed":
+                raise PermissionError(13, "Permission denied", str(path))
+            return bool(call(path))
+
+        return asked
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "is_file", guarded(is_file))
+    monkeypatch.setattr(Path, "is_dir", guarded(is_dir))
+    named = tmp_path / "listed" / "named.txt"
+    found = discover([tmp_path, named, tmp_path / "nul\0.txt"])
+    assert [file.name for file, _ in found.files] == ["a.txt", "z.txt"]
+    assert {path: reason.rpartition(": ")[2] for path, reason in found.failed} == {
+        tmp_path / "closed": "Permission denied",
+        tmp_path / "listed" / "c.txt": "Permission denied",
+        named: "Permission denied",
+        tmp_path / "nul\0.txt": "embedded null byte",
+    }
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_over_rows_is_repeated_if_it_is_short() -> None:
+    """A short cell stands in each row it spans; a long one once, and the columns stay where they are."""
+    long = "word " * 100
+    rows = [
+        Row([Cell("Band"), Cell("Note"), Cell("Limit")]),
+        Row([Cell("Low", rows=2), Cell(long, rows=2), Cell("5")]),
+        Row([Cell("6")]),
+    ]
+    assert markdown(rows).splitlines()[2:] == [f"| Low | {long.strip()} | 5 |", "| Low |  | 6 |"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Row([Cell("x" * 10_000, rows=9999)]),
+        Row([Cell("x" * 300, rows=9999) for _ in range(100)]),
+        Row([Cell("x", columns=9999, rows=9999) for _ in range(3000)]),
+        Row([Cell("x" * 10_000, columns=9999, rows=9999)], header=True),
+        Row([Cell("x" * 300, columns=9999, rows=9999)], header=True),
+    ],
+)
+def test_spans_do_not_multiply_a_table(first: Row) -> None:
+    """Whatever spans a table claims, it grows by no more than a file of its size may, and loses none of its cells."""
+    rows = [first, *(Row([Cell(f"cell{number}")]) for number in range(2000))]
+    size = sum(len(cell.text) + 9 for row in rows for cell in row.cells)
+    text = markdown(rows)
+    assert len(text) < 30 * size
+    assert text.count("x" * len(first.cells[0].text)) >= len(first.cells)
+    assert all(f" cell{number} " in text for number in range(2000))
+
+
+def test_cells_beyond_the_widest_table_are_kept() -> None:
+    """A row of more cells than any table has loses none of them, with spans or without."""
+    cells: Sequence[Cell] = [Cell(f"cell{number}", columns=1 + number % 3) for number in range(500)]
+    text = markdown([Row(cells), Row([Cell("end")])])
+    assert all(f" cell{number} " in text for number in range(500))

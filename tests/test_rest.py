@@ -140,6 +140,7 @@ def test_cited_paragraph_comes_first(server: Served) -> None:
         ("/api/summarize", {"citation": "nonsense"}, 422, "nonsense"),
         ("/api/summarize", {"source": "no/such.pdf"}, 404, "no/such.pdf"),
         ("/api/ingest", {"paths": ["relative.txt"]}, 422, "absolute"),
+        ("/api/retrieve", {"query": "x", "filters": {"part": ["15"] * 51}}, 422, "filters"),
         ("/api/nothing", {}, 404, ""),
     ],
 )
@@ -310,3 +311,9 @@ def test_summary_on_request(server: Served) -> None:
     assert "summary" in [name for name, _ in events(server, body(summarize="always", max_tokens=8))]
     text = server.post("/api/summarize", {"citation": "47 CFR 97.119"}).json()
     assert text["summary"]
+
+
+def test_blank_fields_of_a_form_are_no_fields(server: Served) -> None:
+    """A summary asked for by a form that sends its empty fields along is made."""
+    answer = server.post("/api/summarize", {"text": "", "citation": "47 CFR 97.119", "source": " "})
+    assert answer.status_code == 200, answer.text

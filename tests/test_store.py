@@ -1,5 +1,6 @@
 """The store: embedded or on a server, whose model it belongs to, and what happens when it cannot be used."""
 
+import asyncio
 import datetime as dt
 import logging
 import os
@@ -8,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +190,55 @@ def test_closed_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="has been closed"):
         store.ping()
     opened(tmp_path).close()
+
+
+async def test_check_does_not_wait(store: Store) -> None:
+    """Whether the embedded store can be used is said at once, whoever holds it and however many wait for it."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._lock:
+            held.set()
+            done.wait(10)
+
+    threading.Thread(target=hold).start()
+    held.wait(10)
+    waiting = [asyncio.create_task(store.run(store.count)) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await store.check()
+    assert time.monotonic() - started < 0.1
+    done.set()
+    await asyncio.gather(*waiting)
+    store.close()
+    with pytest.raises(StoreError, match="has been closed"):
+        await store.check()
+
+
+async def test_check_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is asked on a thread of its own; one without the collection, or that hangs, fails the check in time."""
+    with serving() as server:
+        store = on_server(server.port)
+        free = threading.Event()
+        waiting = [asyncio.create_task(store.run(free.wait, 10)) for _ in range(20)]
+        await store.check()
+        free.set()
+        await asyncio.gather(*waiting)
+        with monkeypatch.context() as patched:
+            patched.setattr(server.engine, "collection_exists", lambda _: False)
+            with pytest.raises(StoreError, match="has no collection rules"):
+                await store.check()
+            free.clear()
+            patched.setattr(server.engine, "collection_exists", lambda _: free.wait(10))
+            started = time.monotonic()
+            results = await asyncio.gather(*(store.check() for _ in range(5)), return_exceptions=True)
+            assert time.monotonic() - started < 3
+            assert [type(result) for result in results] == [StoreError] * 5
+            free.set()
+        await store.check()
+        store.close()
+        with pytest.raises(StoreError, match="has been closed"):
+            await store.check()
 
 
 def test_large_store_is_mentioned_once(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
