@@ -39,7 +39,7 @@ class Library:
 
     async def check(self) -> None:
         """Raise StoreError if the store cannot be searched."""
-        await self.store.run(self.store.ping)
+        await self.store.check()
 
     async def read(self, *, citation: str = "", source: str = "") -> str:
         """The text that is indexed of a section or a source; raises NotFound."""

@@ -24,17 +24,22 @@ from settings import Retrieval
 DENSE, SPARSE = "dense", "bm25"  # the names of a point's two vectors
 _FILTERED = ("part", "section", "source", "citation", "document", "document_hash")
 _TIMEOUT = 30  # seconds for one call to a server
+PATIENCE = 2  # seconds for the question whether it is there
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A client, and in `place` what error messages call what it leads to. `lock` keeps its folder ours."""
+    """A client, and in `place` what error messages call what it leads to. `lock` keeps its folder ours.
+
+    `probe` leads to the same server as `client`, but gives up soon.
+    """
 
     client: QdrantClient
     place: str
     lock: FileLock | None = None
+    probe: QdrantClient | None = None
 
     @property
     def embedded(self) -> bool:
@@ -42,6 +47,8 @@ class Connection:
 
     def close(self) -> None:
         self.client.close()
+        if self.probe is not None:
+            self.probe.close()
         if self.lock is not None:
             self.lock.release()
 
@@ -92,12 +99,13 @@ def _server(settings: Retrieval) -> Connection:
         logger.warning("QDRANT_API_KEY is sent unencrypted; QDRANT_HTTPS=true if the server speaks TLS")
     warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")  # said above
     try:
-        client = QdrantClient(
-            url=url, port=settings.qdrant_port, api_key=key or None, timeout=_TIMEOUT, check_compatibility=False
+        client, probe = (
+            QdrantClient(url=url, port=settings.qdrant_port, api_key=key or None, timeout=seconds, check_compatibility=False)
+            for seconds in (_TIMEOUT, PATIENCE)
         )
     except ValueError as exc:
         raise StoreError(f"QDRANT_HOST: {host!r} is no host name and no URL: {exc}") from exc
-    return Connection(client, f"Qdrant at {url}, port {settings.qdrant_port} (QDRANT_HOST)")
+    return Connection(client, f"Qdrant at {url}, port {settings.qdrant_port} (QDRANT_HOST)", probe=probe)
 
 
 def _folder(path: Path) -> Connection:

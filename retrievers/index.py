@@ -109,14 +109,19 @@ class _Run:
         self._stored = store.documents()
         self._seen: dict[str, str] = {}  # the hash of each document met, by its uri
         self._complete: dict[Path, bool] = {}  # whether all of a file could be read
+        self._unread: list[Path] = []  # the files and folders that could not be looked at
         self._window: list[Passage] = []
         self._waiting: dict[str, str] = {}  # the documents whose passages are in the window, with their hashes
 
     def read(self, paths: Sequence[Path]) -> None:
-        files, ignored = discover(paths)
+        files, ignored, failed = discover(paths)
         self._tell(total_files=len(files))
         self.report.files_skipped = len(ignored)
         self.report.skipped = [_note(str(path), f"{path.suffix or 'such'} files are not read") for path in ignored]
+        self.report.files_failed = len(failed)
+        for path, reason in failed:
+            self._fail(str(path), reason)
+        self._unread = [path for path, _ in failed]
         for number, (path, root) in enumerate(files):
             if self._stopping():
                 return
@@ -219,6 +224,8 @@ class _Run:
         # "#" ends the file's name where a file holds many documents, but may also stand in a name
         files = [Path(uri), *(Path(uri[:at]) for at, character in enumerate(uri) if character == "#")]
         if not any(file.is_relative_to(root) for file in files for root in roots):
+            return False
+        if any(file.is_relative_to(path) for file in files for path in self._unread):
             return False
         if read := [file for file in files if file in self._complete]:
             return self._complete[read[0]]

@@ -14,6 +14,7 @@ from errors import FccRagError, NotFound, QueueFull
 from retrievers.index import Indexer, Progress, Report
 
 _WAITING = 8  # jobs that may wait; who asks for more has a loop in a script
+_PATIENCE = 10  # seconds that a stop waits for a job which is long in one file
 _REMEMBERED = 100  # ended jobs that can still be asked for
 
 logger = logging.getLogger(__name__)
@@ -81,13 +82,18 @@ class Jobs:
             return [*self._jobs.values()]
 
     def stop(self) -> None:
-        """End the running job after its current batch, drop those that wait, and return when that is done."""
+        """End the running job after its current batch or document, drop those that wait, and return when that is done.
+
+        A job that takes too long over it is left behind: its thread ends with the process, and costs but that batch.
+        """
         with self._lock:
             self._stopping.set()
             thread = self._thread
         self._orders.put(None)
         if thread is not None:
-            thread.join()
+            thread.join(_PATIENCE)
+            if thread.is_alive():
+                logger.warning("the ingestion under way did not stop within %s s; run it again to complete it", _PATIENCE)
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from qdrant_client import models
 
 from errors import StoreError
-from retrievers.connection import DENSE, SPARSE, Connection, connect, prepare, translated
+from retrievers.connection import DENSE, PATIENCE, SPARSE, Connection, connect, prepare, translated
 from retrievers.documents import Passage
 from retrievers.embeddings import Bm25, Dense
 from settings import Retrieval
@@ -64,6 +64,7 @@ class Store:
         self._connection = connection
         self._lock = threading.RLock()
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="store-check")  # not behind those who wait for a search
         self._sources: list[Source] | None = None
         self._writes = 0
         self._closed = self._told_large = False
@@ -82,15 +83,28 @@ class Store:
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking function on the store's own threads: neither the event loop nor its executor waits for it."""
-        if self._closed:
-            raise StoreError(f"{self.place} has been closed")
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *args, **kwargs))
 
+    async def check(self) -> None:
+        """Return if the collection can be used, without waiting for other calls, nor for a server longer than `PATIENCE`."""
+        if self.embedded:
+            self.ping()
+            return
+        self._check_open()
+        asked = asyncio.get_running_loop().run_in_executor(self._checker, self.ping)
+        try:
+            await asyncio.wait_for(asked, PATIENCE)
+        except TimeoutError:
+            raise StoreError(f"{self.place} does not answer within {PATIENCE} s") from None
+
     def ping(self) -> None:
-        """Return if the collection can be used."""
-        with self._calling():
-            if not self.client.collection_exists(self.collection):
-                raise StoreError(f"{self.place} has no collection {self.collection}; start again to create it")
+        """Return if the collection can be used. An embedded one is ours alone until it is closed: it needs no lock."""
+        self._check_open()
+        if (probe := self._connection.probe) is not None:
+            with translated(self.place):
+                if not probe.collection_exists(self.collection):
+                    raise StoreError(f"{self.place} has no collection {self.collection}; start again to create it")
 
     def count(self) -> int:
         """How many passages are indexed."""
@@ -172,6 +186,7 @@ class Store:
         self._executor.shutdown(cancel_futures=True)
         with self._lock:
             self._closed = True
+            self._checker.shutdown(wait=False, cancel_futures=True)
             self._connection.close()
 
     def passages(self, where: models.Filter) -> list[Passage]:
@@ -200,9 +215,12 @@ class Store:
     def _calling(self) -> Iterator[None]:
         """What every call on the client runs in: the lock if the store is embedded, and one line for whatever fails."""
         with self._lock if self.embedded else contextlib.nullcontext(), translated(self.place):
-            if self._closed:
-                raise StoreError(f"{self.place} has been closed")
+            self._check_open()
             yield
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.place} has been closed")
 
     def _tell_if_large(self) -> None:
         if self.embedded and not self._told_large and (count := self.count()) > _LARGE:

@@ -8,7 +8,7 @@ from typing import Any
 import docx
 import loading
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from retrievers.documents import SourceDocument
@@ -70,6 +70,7 @@ def test_the_title_of_other_rules_is_taken_from_their_text(tmp_path: Path) -> No
 
 
 @given(st.text())
+@example(".TXT")
 def test_no_text_breaks_a_loader(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """Whatever a text or Markdown file holds, it is a document without a gap, or a reason."""
     folder = tmp_path_factory.mktemp("any")

@@ -21,16 +21,21 @@ _log = logging.getLogger(__name__)
 _Loader = Callable[[Path, str, str], Iterator[SourceDocument | LoadFailure]]
 
 SUFFIXES = frozenset({".txt", ".md", ".markdown", ".html", ".htm", ".pdf", ".docx", ".xml", ".jsonl"})
+_UNUSABLE = (OSError, ValueError, RuntimeError)  # what a path may raise: no right to it, a zero byte, links in a circle
 _MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16, whose text has zero bytes
 
 LARGEST = 200_000_000  # bytes; more is taken for a mistake
 
 
 class Discovery(NamedTuple):
-    """What was found: each file to load with its root, and the files in folders that no loader reads."""
+    """What was found: each file to load with its root, and the files in folders that no loader reads.
+
+    And what could not be looked at: the folders and files, each with the reason.
+    """
 
     files: list[tuple[Path, Path]]
     ignored: list[Path]
+    failed: list[tuple[Path, str]]
 
 
 def discover(paths: Sequence[Path]) -> Discovery:
@@ -38,21 +43,24 @@ def discover(paths: Sequence[Path]) -> Discovery:
 
     A folder is the root of the files in it, a named file its own. Hidden files and folders are passed over unless
     named; a folder that is reached a second time through links is not entered again. A named file is always kept: if it
-    cannot be read, `load` says why.
+    cannot be read, `load` says why. Never raises.
     """
     files: dict[Path, tuple[Path, Path]] = {}
     ignored: dict[Path, Path] = {}
+    failed: dict[Path, str] = {}
     for named in paths:
         path = Path(os.path.abspath(named))  # noqa: PTH100 -- Path.resolve would lose the names that links give
-        if path.is_dir():
-            for file in _walk(path):
-                if file.suffix.lower() in SUFFIXES:
-                    files.setdefault(file.resolve(), (file, path))
-                else:
-                    ignored.setdefault(file.resolve(), file)
-        else:
-            files.setdefault(path.resolve(), (path, path))
-    return Discovery(list(files.values()), [file for real, file in ignored.items() if real not in files])
+        for file in _walk(path, failed):
+            try:
+                real = file.resolve()
+            except _UNUSABLE as exc:
+                failed[file] = _reason(exc)
+                continue
+            if file == path or file.suffix.lower() in SUFFIXES:
+                files.setdefault(real, (file, path))
+            else:
+                ignored.setdefault(real, file)
+    return Discovery(list(files.values()), [file for real, file in ignored.items() if real not in files], list(failed.items()))
 
 
 def load(path: Path, *, root: Path) -> Iterator[SourceDocument | LoadFailure]:
@@ -68,17 +76,33 @@ def load(path: Path, *, root: Path) -> Iterator[SourceDocument | LoadFailure]:
     except DocumentError as exc:
         yield LoadFailure(uri, source, str(exc))
     except OSError as exc:
-        yield LoadFailure(uri, source, f"it cannot be opened: {exc.strerror or exc}")
+        yield LoadFailure(uri, source, _reason(exc))
     except Exception as exc:  # noqa: BLE001 -- whatever a library meets in a broken file, the other files must go on
         _log.debug("loading %s failed", path, exc_info=True)
         yield LoadFailure(uri, source, f"it cannot be read ({type(exc).__name__})")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder in the order of their names."""
+def _walk(path: Path, failed: dict[Path, str]) -> Iterator[Path]:
+    """The files below a folder in the order of their names, or the path itself if it is none."""
+    try:
+        if not path.is_dir():
+            yield path
+            return
+    except _UNUSABLE as exc:
+        failed[path] = _reason(exc)
+        return
+
+    def note(error: OSError) -> None:
+        failed[Path(error.filename or path)] = _reason(error)
+
     entered: set[tuple[int, int]] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        status = Path(here).stat()
+    for here, folders, names in os.walk(path, onerror=note, followlinks=True):
+        try:
+            status = Path(here).stat()
+        except OSError as exc:
+            failed[Path(here)] = _reason(exc)
+            folders.clear()
+            continue
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
@@ -86,8 +110,17 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             file = Path(here) / name
-            if not name.startswith((".", "~$")) and file.is_file():
+            try:
+                is_wanted = not name.startswith((".", "~$")) and file.is_file()
+            except OSError as exc:
+                failed[file] = _reason(exc)
+                continue
+            if is_wanted:
                 yield file
+
+
+def _reason(error: Exception) -> str:
+    return f"it cannot be opened: {getattr(error, 'strerror', None) or error}"
 
 
 def _loader(path: Path) -> _Loader:

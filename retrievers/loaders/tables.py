@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A table may claim any span; more than this is a mistake or an attack.
-_WIDEST, _TALLEST = 200, 2000
+# A table may claim any span; more than this is a mistake or an attack. Cells further right are kept, but span nothing.
+_WIDEST, _TALLEST = 50, 2000
+_SHORT = 300  # characters; a longer cell is not repeated
+_GROWTH = 8  # how many times a table's own size all that is repeated in it may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,9 @@ class Row:
 def markdown(rows: Sequence[Row]) -> str:
     """A pipe table with one header line; "" if no cell holds text.
 
-    Several header rows become one, so that each column's heading is complete. A cell that spans rows is repeated in
-    each, since rows may be separated later; one that spans columns is repeated in the header only. Without header rows
-    the first row is the header, as Markdown has no other way.
+    Several header rows become one, so that each column's heading is complete. A short cell that spans rows is repeated
+    in each, since rows may be separated later; one that spans columns is repeated in the header only. Without header
+    rows the first row is the header, as Markdown has no other way.
     """
     grid = _grid(rows)
     count = 0
@@ -44,23 +46,33 @@ def markdown(rows: Sequence[Row]) -> str:
 def _grid(rows: Sequence[Row]) -> list[list[str]]:
     grid: list[list[str]] = []
     hanging: dict[int, tuple[str, int]] = {}  # column: text and how many more rows it reaches down
+    room = _GROWTH * sum(len(cell.text) + 10 for row in rows for cell in row.cells)  # 10: what a cell takes in a file
+
+    def again(text: str) -> str:
+        nonlocal room
+        if len(text) > min(_SHORT, room):
+            return ""
+        room -= len(text)
+        return text
+
     for row in rows:
         line: list[str] = []
-        cells = list(row.cells)
+        cells = [*reversed(row.cells)]
         while cells or len(line) in hanging:
             column = len(line)
             if column in hanging:
                 text, left = hanging.pop(column)
+                text = again(text)
                 line.append(text)
                 if left > 1:
                     hanging[column] = (text, left - 1)
                 continue
-            cell = cells.pop(0)
+            cell = cells.pop()
             text = _clean(cell.text)
-            for offset in range(min(max(cell.columns, 1), _WIDEST - column) or 1):
-                shown = text if row.header or offset == 0 else ""
+            for offset in range(max(1, min(cell.columns, _WIDEST - column))):
+                shown = text if offset == 0 else again(text) if row.header else ""
                 line.append(shown)
-                if cell.rows > 1:
+                if cell.rows > 1 and column < _WIDEST:
                     hanging[column + offset] = (shown, min(cell.rows, _TALLEST) - 1)
         grid.append(line)
     return grid
@@ -72,7 +84,8 @@ def _stacked(texts: Sequence[str]) -> str:
 
 
 def _line(texts: Sequence[str], width: int) -> str:
-    return "| " + " | ".join([*texts, *[""] * (width - len(texts))]) + " |"
+    """A row, filled up to the table's width; but in the widest tables, as Markdown lets a row be short."""
+    return "| " + " | ".join([*texts, *[""] * (width - len(texts) if width <= _WIDEST else 0)]) + " |"
 
 
 def _clean(text: str) -> str:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from bs4 import BeautifulSoup, XMLParsedAsHTMLWarning
+from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning, XMLParsedAsHTMLWarning
 from bs4.element import NavigableString, PreformattedString, Tag
 
 from errors import DocumentError
@@ -27,6 +27,7 @@ def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFai
     """One document. Its title is the first heading's, else that of the page."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)  # XHTML is read as the HTML it also is
+        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)  # and a page that holds but a file's name as text
         soup = BeautifulSoup(path.read_bytes(), "lxml")
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
     for unseen in soup.find_all(_UNSEEN):

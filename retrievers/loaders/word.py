@@ -99,7 +99,7 @@ def _rows(table: _Element) -> Iterator[Row]:
             if next(cell.iterancestors(f"{_W}tr")) is row:
                 span = cell.find(f"{_W}tcPr/{_W}gridSpan")
                 value = span.get(f"{_W}val", "1") if span is not None else "1"
-                cells.append(Cell(_text(cell), int(value) if value.isdecimal() else 1))
+                cells.append(Cell(_text(cell), int(value) if value.isdecimal() and len(value) < 5 else 1))
         yield Row(cells, header)
 
 
