@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -12,12 +11,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 import settings as configuration
+import terminal
 from chains.schema import as_data
 from client import Client
 from errors import FccRagError, SettingsError, StoreLocked
+from terminal import err, out, plain
 
 if TYPE_CHECKING:
     import uvicorn
@@ -30,10 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asks FCC rules questions and cites the paragraph each answer rests on.",
 )
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a document must not speak to the terminal
-
 Url = Annotated[str, typer.Option(help="The server to talk to; by default the one HOST and PORT name.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Count = Annotated[int, typer.Option("-k", min=1, max=50, help="Passages at most.")]
@@ -89,7 +85,7 @@ def ingest(
     if missing := [path for path in absolute if not path.exists()]:
         raise FccRagError(f"{missing[0]} does not exist")
     report = _ingested(chosen, absolute, prune=prune, url=url)
-    _print_report(report)
+    terminal.print_report(report)
     if report["files_failed"] or report["failures"] or report["stopped"]:
         sys.exit(1)
 
@@ -102,11 +98,7 @@ def search(query: str, k: Count = 6, part: Part = None, as_json: AsJson = False,
     if as_json:
         out.print_json(json.dumps(found))
         return
-    for hit in found["results"]:
-        out.print(f"{hit['id']:>2}. {_place(hit)}  {hit['score']:.2f}{' exact' if hit['match'] == 'exact' else ''}", style="bold")
-        out.print(f"    {_plain(' '.join(hit['text'].split())[:300])}\n")
-    if not found["results"]:
-        out.print("nothing found")
+    terminal.print_hits(found["results"])
 
 
 @app.command()
@@ -131,13 +123,13 @@ def ask(
     with _chunks(chosen, body, url) as chunks:
         for chunk in chunks:
             if not as_json and (text := chunk.get("content")):
-                out.print(_plain(text), end="")
+                out.print(plain(text), end="")
             whole |= {**chunk, "content": whole["content"] + chunk.get("content", "")}
     if as_json:
         out.print_json(json.dumps(whole))
         return
     out.print()
-    _print_sources(whole)
+    terminal.print_sources(whole)
 
 
 @app.command()
@@ -147,14 +139,14 @@ def summarize(what: Annotated[str, typer.Argument(help="A file, or a citation su
     path = Path(what).expanduser()
     body = {"text": _text_of(path)} if _is_file(path) else {"citation": what}
     if server := _server(chosen, url):
-        out.print(_plain(server.post("/api/summarize", body)["summary"]))
+        out.print(plain(server.post("/api/summarize", body)["summary"]))
         return
     import asyncio
 
     import services
 
     with services.open_all(chosen) as served:
-        out.print(_plain(asyncio.run(served.summarize().ainvoke(body))))
+        out.print(plain(asyncio.run(served.summarize().ainvoke(body))))
 
 
 @app.command()
@@ -164,16 +156,7 @@ def status(as_json: AsJson = False, url: Url = "") -> None:
     if as_json:
         out.print_json(json.dumps(answer))
         return
-    model, collection, queue = answer["model"], answer["collection"], answer["queue"]
-    adapter = f", adapter {model['adapter']['name']} ({model['adapter']['mode']})" if model["adapter"] else ""
-    out.print(f"model       {model['name']}{adapter}, {model['dtype']}, quantization {model['quantization']}, {model['device']}")
-    out.print(f"collection  {collection['name']} ({collection['place']}), {collection['passages']} passages")
-    out.print(f"queue       {queue['running']} running, {queue['waiting']} waiting of {queue['max_queue']}")
-    out.print(
-        f"memory      {answer['process']['rss_bytes'] / 2**30:.2f} GiB, up {answer['uptime_s']} s, version {answer['version']}"
-    )
-    for source in collection["sources"]:
-        out.print(f"  {source['passages']:>6} passages  part {source['part'] or '-':<4} {source['source']}")
+    terminal.print_status(answer)
 
 
 @app.command()
@@ -273,7 +256,7 @@ async def _next(stream: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
 def _ingested(chosen: configuration.Settings, paths: list[Path], *, prune: bool, url: str) -> dict[str, Any]:
     if not url:
         try:
-            with _library(chosen) as library, _progress() as show:
+            with _library(chosen) as library, terminal.progress() as show:
                 report = library.indexer.ingest(paths, prune=prune, on_progress=lambda now: show(now.model_dump()))
                 return report.model_dump()
         except StoreLocked as exc:
@@ -281,71 +264,12 @@ def _ingested(chosen: configuration.Settings, paths: list[Path], *, prune: bool,
             if not Client(url).alive():
                 raise StoreLocked(f"{exc}; no server answers at {url}, or name it with --url") from None
     job: dict[str, Any] = {}
-    with _progress() as show:
+    with terminal.progress() as show:
         for job in Client(url).ingest([str(path) for path in paths], prune=prune):
             show(job["progress"])
     if job["report"] is None:
         raise FccRagError(job["error"] or f"the ingestion was {job['state']}")
     return dict(job["report"])
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    """A progress bar over files on a terminal; nothing where stderr is not one."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def show(now: dict[str, Any]) -> None:
-            what = f"{now['documents']} documents, {now['passages']} passages  {now['source']}"
-            bar.update(task, completed=now["done_files"], total=now["total_files"] or None, description=what)
-
-        yield show
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    out.print(
-        f"files: {report['files_read']} read, {report['files_unchanged']} unchanged, {report['files_skipped']} skipped,"
-        f" {report['files_failed']} failed\n"
-        f"documents: {report['documents_indexed']} indexed ({report['documents_replaced']} of them replaced),"
-        f" {report['documents_unchanged']} unchanged, {report['documents_pruned']} pruned\n"
-        f"passages: {report['passages_written']} written in {report['seconds']:.0f} s"
-        + ("; stopped before the end" if report["stopped"] else "")
-    )
-    for note in report["skipped"]:
-        err.print(f"skipped: {note['source']}: {note['reason']}")
-    for note in report["failures"]:
-        err.print(f"failed: {note['source']}: {note['reason']}")
-
-
-def _print_sources(answer: dict[str, Any]) -> None:
-    if summary := answer.get("summary"):
-        out.print(f"\nSummary: {_plain(summary)}")
-    if answer.get("finish_reason") == "length":
-        out.print("\n(cut off at --max-tokens)", style="dim")
-    sources = answer.get("sources", [])
-    cited = [s for s in sources if f"[{s['id']}]" in answer["content"]] or sources
-    if cited:
-        out.print("\nSources:", style="bold")
-    for source in cited:
-        out.print(f" [{source['id']}] {_place(source)}")
-    unverified = sorted({c["marker"] for c in answer.get("citations", []) if not c["verified"]})
-    if unverified:
-        out.print(
-            f"\nNot verified: what is said beside [{'], ['.join(map(str, unverified))}] does not stand there so.", style="yellow"
-        )
-
-
-def _place(hit: dict[str, Any]) -> str:
-    page = f", page {hit['page']}" if hit["page"] else ""
-    edition = f"; {hit['edition']}" if hit["edition"] else ""
-    return _plain(f"{hit['citation']}  {hit['title']}  ({hit['source']}{page}{edition})")
-
-
-def _plain(text: str) -> str:
-    return CONTROL.sub("", text)
 
 
 def _text_of(path: Path) -> str:

@@ -14,6 +14,7 @@ MODULES = (
     "services",
     "routes",
     "client",
+    "terminal",
     "chains",
     "retrievers",
     "llm",
@@ -24,10 +25,11 @@ MODULES = (
 )
 MAY_IMPORT = {
     "server": {"services", "routes", "retrievers", "settings", "errors"},
-    "cli": {"server", "services", "client", "chains", "retrievers", "settings", "errors"},
+    "cli": {"server", "services", "client", "terminal", "chains", "retrievers", "settings", "errors"},
     "services": {"chains", "retrievers", "llm", "weights", "settings", "errors"},
     "routes": {"chains", "retrievers", "errors"},
     "client": {"errors"},
+    "terminal": set(),
     "chains": {"prompts", "errors"},
     "retrievers": {"weights", "settings", "errors"},
     "llm": {"weights", "settings", "errors"},
