@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, VARIABLES, Served
+from conftest import ROOT, VARIABLES, Served, free_port
 
 NOTE = "# Lighthouse lamps\n\n47 CFR 80.8888(b): A lighthouse lamp must be tested every nine weeks by its keeper.\n"
 
@@ -144,3 +146,17 @@ def test_no_server_to_hand_over_to(server: Served, tmp_path: Path) -> None:
     done = run("ingest", str(note), **(beside(server) | {"PORT": "1"}))
     assert done.returncode == 1
     assert "--url" in done.stderr
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("after", [2.0, 5.0])
+def test_interrupt_ends_a_start_at_once(tmp_path: Path, after: float) -> None:
+    """Ctrl-C while models load ends the server at once, without a traceback."""
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    environment = inherited | {"HF_HUB_OFFLINE": "1", "PORT": str(free_port()), "QDRANT_PATH": str(tmp_path / "qdrant")}
+    command = [sys.executable, str(ROOT / "cli.py"), "serve"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=10)
+    assert "Traceback" not in told
