@@ -81,7 +81,7 @@ def ingest(
 ) -> None:
     """Index documents. Unchanged ones are skipped; a running server that holds the store does the work."""
     chosen = configuration.load()
-    absolute = [path.expanduser().absolute() for path in paths]
+    absolute = [_expanded(path).absolute() for path in paths]
     if missing := [path for path in absolute if not path.exists()]:
         raise FccRagError(f"{missing[0]} does not exist")
     report = _ingested(chosen, absolute, prune=prune, url=url)
@@ -136,7 +136,7 @@ def ask(
 def summarize(what: Annotated[str, typer.Argument(help="A file, or a citation such as '47 CFR 15.247'.")], url: Url = "") -> None:
     """Summarise a file of any length, or an indexed section."""
     chosen = configuration.load()
-    path = Path(what).expanduser()
+    path = _expanded(Path(what))
     body = {"text": _text_of(path)} if _is_file(path) else {"citation": what}
     if server := _server(chosen, url):
         out.print(plain(server.post("/api/summarize", body)["summary"]))
@@ -195,6 +195,13 @@ def _stoppable(running: "uvicorn.Server") -> "uvicorn.Server":
 
     running.handle_exit = handle_exit  # type: ignore[method-assign]
     return running
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise FccRagError(f"{path}: there is no such home folder") from None
 
 
 def _is_file(path: Path) -> bool:
