@@ -22,7 +22,7 @@ def ask(served: Served, question: str) -> dict[str, object]:
     ("question", "fact", "citation"),
     [
         ("How often must an amateur station identify itself?", "10 minutes", "47 CFR 97.119(a)"),
-        ("How many devices may a hobbyist build at home without equipment authorization?", "five", "47 CFR 15.23(a)"),
+        ("What is the maximum conducted output power of a digitally modulated 2.4 GHz device?", "1 watt", "47 CFR 15.247"),
         ("How soon must a 5 GHz access point leave its channel after it detects radar?", "10 seconds", "47 CFR 15.407(h)(2)"),
     ],
 )
