@@ -7,6 +7,11 @@ from chains.schema import Citation, Source
 
 WORD = re.compile(r"[a-z][a-z'-]+")
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+FIGURE = r"(?>\d{1,9}(?:\.\d{1,6})?)"
+FREQUENCIES = re.compile(
+    rf"((?:{FIGURE}(?:\s?(?:-|\u2013|,|to|and|or)\s?){{1,2}}){{0,12}}{FIGURE})\s?([kMG]?Hz)\b", re.IGNORECASE
+)
+HERTZ = {"hz": 1.0, "khz": 1e3, "mhz": 1e6, "ghz": 1e9}
 QUOTED = re.compile(r"[\"“]([^\"”]{3,})[\"”]")
 MARKER = re.compile(r"(\s*)\[(\d{1,3}(?: ?, ?\d{1,3}){0,7})\]")
 MAYBE_MARKER = re.compile(r"\s+|\s*\[[\d, ]{0,45}")  # as long as the longest marker
@@ -118,11 +123,24 @@ class Markers:
 
 def _holds(text: str, sentence: str) -> bool:
     """Whether `text` has each figure and each quotation of `sentence`."""
-    return _values(sentence) <= _values(text) and all(quote in _flat(text) for quote in _quotes(sentence))
+    unsaid = _values(sentence) - _values(text)
+    # 2.4 GHz is said by "2400-2483.5 MHz", whose first figure has its unit at the end of the list
+    unsaid -= {figure for hertz, figures in _frequencies(sentence).items() if hertz in _frequencies(text) for figure in figures}
+    return not unsaid and all(quote in _flat(text) for quote in _quotes(sentence))
 
 
 def _values(text: str) -> set[str]:
     return {n.replace(",", "") for n in NUMBER.findall(text)}
+
+
+def _frequencies(text: str) -> dict[float, set[str]]:
+    """Each frequency in hertz, with the figures it is written by."""
+    found: dict[float, set[str]] = {}
+    for figures, unit in FREQUENCIES.findall(text):
+        for figure in _values(figures):
+            if figure.count(".") < 2:
+                found.setdefault(round(float(figure) * HERTZ[unit.lower()], 3), set()).add(figure)
+    return found
 
 
 def _flat(text: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chains import markers
 from chains.markers import Markers
 from chains.schema import Citation, Source
 
@@ -193,3 +194,23 @@ def test_nothing_after_repeating() -> None:
     assert markers.repeating
     assert markers.feed(" and more.") == ""
     assert markers.flush() == ""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "passage", "said"),
+    [
+        ("A 2.4 GHz device may use 1 watt.", "In 902-928, 2400-2483.5 and 5725-5850 MHz the device may use 1 watt.", True),
+        ("The device may use 13560 kHz.", "The device may use 13.56 MHz.", True),
+        ("A 5 GHz device may use 1 watt.", "In 2400-2483.5 MHz the device may use 1 watt.", False),
+        ("A 2.4 GHz device may use 4 watts.", "In 2400-2483.5 MHz the device may use 1 watt.", False),
+    ],
+)
+def test_frequencies_in_other_units(sentence: str, passage: str, said: bool) -> None:
+    """A frequency is the same in GHz, MHz and kHz, and in a list whose unit stands at its end; other figures still count."""
+    assert markers._holds(passage, sentence) is said
+
+
+@pytest.mark.parametrize("text", ["1," * 20_000, "1 and " * 20_000, "9" * 50_000, "1-" * 30_000 + "MHz", "1.1.1 " * 20_000])
+def test_hostile_figures_cost_no_time(text: str) -> None:
+    """No run of figures in a document makes the check run for minutes."""
+    assert not markers._holds(text, "It works at 2 GHz.")
