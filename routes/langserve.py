@@ -43,6 +43,7 @@ class ChatInput(BaseModel):
         try:
             messages = [m if isinstance(m, BaseMessage) else convert_to_messages([m])[0] for m in value]
             return [{"type": m.type.removesuffix("MessageChunk").lower(), "content": m.content} for m in messages]
+        # what convert_to_messages and the messages' own validators raise for shapes they do not know
         except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
             raise ValueError("a message must have a role (user, assistant or system) and a content") from None
 
