@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -63,9 +64,11 @@ def serve(
     chosen = configuration.load(**given)
     import server
 
-    # Bound first: a port in use should not cost the loading of a model. Unfinished streams get five seconds at the end.
+    # Bound first: a port in use should not cost the loading of a model. The app ends its streams; uvicorn waits a little longer.
     listening = _bound(chosen.server)
-    config = uvicorn.Config(server.create_app(chosen), log_level=chosen.server.log_level, timeout_graceful_shutdown=5)
+    patience = int(chosen.server.shutdown_grace_s) + 5
+    config = uvicorn.Config(server.create_app(chosen), log_level=chosen.server.log_level, timeout_graceful_shutdown=patience)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # which uvicorn raises again when all is done
     running = _stoppable(uvicorn.Server(config))
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and passes Ctrl-C on
         running.run(sockets=[listening])

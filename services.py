@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import weights
-from errors import EngineError, SettingsError
+from errors import SettingsError
 from settings import Settings
 
 if TYPE_CHECKING:  # heavy, so imported where they are used
@@ -18,13 +18,16 @@ if TYPE_CHECKING:  # heavy, so imported where they are used
     from langchain_core.runnables import Runnable
 
     from llm.chat import ChatPipeline
-    from llm.loader import Loaded
+    from llm.remote import RemoteChat
     from retrievers.embeddings import Dense
     from retrievers.index import Indexer
     from retrievers.store import Store
 
 SAMPLES = Path(__file__).parent / "samples"
-NAMED_VERSIONS = ("langchain-core", "langserve", "transformers", "peft", "torch", "qdrant-client", "sentence-transformers")
+NAMED_VERSIONS = (
+    *("langchain-core", "langserve", "openvino-genai", "transformers", "peft", "torch"),
+    *("qdrant-client", "sentence-transformers"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,26 @@ class Library:
 
 @dataclass(frozen=True)
 class Writer:
-    """The model that writes, and what can be said about it."""
+    """The model that writes, ours or a service's, and what can be said about it."""
 
-    model: "ChatPipeline"
-    loaded: "Loaded"
+    model: "ChatPipeline | RemoteChat"
+    name: str
+    about: dict[str, Any]
 
     async def check(self) -> None:
         """Raise EngineError if it cannot write."""
-        if not self.model.llm.engine.metrics()["alive"]:
-            raise EngineError("the model's thread has ended")
+        await self.model.check()
+
+    def metrics(self) -> dict[str, Any]:
+        return self.model.metrics()
+
+    def drain(self) -> None:
+        """Take no new requests; those that run or wait are finished."""
+        self.model.drain()
+
+    def cancel_all(self) -> None:
+        """End what runs and what waits; each caller is told."""
+        self.model.cancel_all()
 
 
 @dataclass(frozen=True)
@@ -97,23 +111,12 @@ class Services:
 
     async def describe(self) -> dict[str, Any]:
         """What /api/status answers."""
-        import psutil
-
-        loaded, store = self.writer.loaded, self.library.store
-        adapter = loaded.adapter
+        store = self.library.store
         return {
             "version": importlib.metadata.version("fcc-rag"),
             "env": self.settings.server.env,
             "uptime_s": round(time.time() - self.started),
-            "model": {
-                "name": loaded.name,
-                "adapter": adapter and {"name": adapter.name, "mode": adapter.mode},
-                "quantization": loaded.quantization,
-                "device": loaded.device,
-                "dtype": loaded.dtype,
-                "window": loaded.window,
-                "memory_bytes": loaded.memory_bytes,
-            },
+            "model": {"name": self.writer.name, "window": self.writer.model.window} | self.writer.about,
             "embedding": {"name": self.library.dense.name, "size": self.library.dense.size},
             "collection": {
                 "name": store.collection,
@@ -121,8 +124,8 @@ class Services:
                 "passages": await store.run(store.count),
                 "sources": [source.model_dump() for source in await store.run(store.sources)],
             },
-            "queue": self.writer.model.llm.engine.metrics(),
-            "process": {"pid": os.getpid(), "rss_bytes": psutil.Process().memory_info().rss},
+            "queue": self.writer.metrics(),
+            "process": {"pid": os.getpid(), "rss_bytes": _resident_bytes()},
             "versions": {name: importlib.metadata.version(name) for name in NAMED_VERSIONS},
         }
 
@@ -153,19 +156,26 @@ def open_library(settings: Settings) -> Iterator[Library]:
 
 @contextlib.contextmanager
 def open_writer(settings: Settings) -> Iterator[Writer]:
-    """The model alone. Raises SettingsError, WeightsError and AdapterError."""
-    from llm import loader
+    """The model alone. Raises SettingsError, WeightsError, AdapterError and EngineError."""
+    if settings.llm.llm_backend == "openai":
+        from llm import remote
+
+        chat = remote.open(settings.llm)
+        try:
+            yield Writer(chat, chat.name, {"service": chat.endpoint.url})
+        finally:
+            chat.close()
+        return
+    from llm import engines
     from llm.chat import ChatPipeline
-    from llm.engine import Engine
     from llm.pipeline import StreamingPipeline
 
-    loaded = loader.load(settings.llm.served(), cache=settings.cache.fcc_rag_cache)
-    engine = Engine(loaded.model, loaded.tokenizer, window=loaded.window, max_queue=settings.llm.max_queue)
+    opened = engines.open(settings.llm, cache=settings.cache.fcc_rag_cache)
     try:
-        pipeline = StreamingPipeline.wrap(loaded.model, loaded.tokenizer, name=loaded.name, engine=engine)
-        yield Writer(ChatPipeline(llm=pipeline), loaded)
+        pipeline = StreamingPipeline.wrap(opened.engine, name=opened.name, model=opened.model, tokenizer=opened.tokenizer)
+        yield Writer(ChatPipeline(llm=pipeline), opened.name, opened.about())
     finally:
-        engine.close()
+        opened.engine.close()
 
 
 def merge(settings: Settings, target: Path | None) -> Path:
@@ -186,6 +196,18 @@ def open_all(settings: Settings) -> Iterator[Services]:
         if settings.server.env == "development":
             _index_samples(library)
         yield Services(settings, library, writer)
+
+
+def _resident_bytes() -> int:
+    """Of this process and of the one the model runs in."""
+    import psutil
+
+    this = psutil.Process()
+    total = int(this.memory_info().rss)
+    for child in this.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += int(child.memory_info().rss)
+    return total
 
 
 def _index_samples(library: Library) -> None:

@@ -47,6 +47,7 @@ class Server(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_body_mb: Annotated[float, Field(gt=0)] = 4.0
     ingest_from: Literal["local", "any", "nobody"] = "local"
+    shutdown_grace_s: Annotated[float, Field(ge=0)] = 30.0
 
     @property
     def url(self) -> str:
@@ -55,8 +56,16 @@ class Server(_Section):
 
 
 class LLM(_Section):
-    """Which weights answer, and in what form."""
+    """Which model answers: weights of our own, in what form and by which engine, or a service that has them."""
 
+    llm_backend: Literal["local", "openai"] = "local"
+    llm_base_url: str = ""
+    llm_model: str = ""
+    llm_api_key: SecretStr = SecretStr("")
+    llm_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    llm_window: Annotated[int, Field(ge=256)] | None = None
+    llm_tokenizer: str = ""
+    llm_engine: Literal["auto", "openvino", "transformers"] = "auto"
     local_model_path: str = ""
     local_base_model_path: str = ""
     local_adapter_path: str = ""
@@ -64,6 +73,8 @@ class LLM(_Section):
     quantization: Literal["auto", "nf4", "int8", "none"] = "auto"
     device_map: Literal["", "auto", "cpu", "cuda"] = ""
     max_gpu_memory: Annotated[str, Field(pattern=r"^(\d+(\.\d+)?\s*(GiB|MiB|GB|MB))?$")] = ""
+    kv_cache_tokens: Annotated[int, Field(ge=256)] = 16384
+    max_running: Annotated[int, Field(ge=1, le=256)] = 16
     max_queue: Annotated[int, Field(ge=1)] = 64
     hf_token: SecretStr = SecretStr("")
 
@@ -75,6 +86,10 @@ class LLM(_Section):
             raise ValueError(f"LOCAL_ADAPTER_PATH: {self.local_adapter_path} is not a folder")
         if self.max_gpu_memory and self.device_map != "auto":
             raise ValueError("MAX_GPU_MEMORY needs DEVICE_MAP=auto")
+        if self.llm_backend == "openai" and not self.llm_base_url:
+            raise ValueError("LLM_BACKEND=openai needs LLM_BASE_URL, such as http://localhost:8000/v1")
+        if self.llm_backend == "openai" and (self.local_model_path or self.local_base_model_path):
+            raise ValueError("LLM_BACKEND=openai asks a service; leave LOCAL_MODEL_PATH and LOCAL_BASE_MODEL_PATH empty")
         return self
 
     def served(self) -> Self:
@@ -141,7 +156,7 @@ class Settings(BaseModel):
     @property
     def k(self) -> int:
         """Passages to answer from: `RETRIEVAL_K`, or 6, or 2 for the small default model, which loses its way among more."""
-        named = self.llm.local_model_path or self.llm.local_base_model_path
+        named = self.llm.local_model_path or self.llm.local_base_model_path or self.llm.llm_backend == "openai"
         return self.retrieval.retrieval_k or (6 if named else 2)
 
     @property
@@ -162,7 +177,8 @@ def load(**overrides: Any) -> Settings:
         name: _read(section, {k: v for k, v in overrides.items() if known[k] == name}) for name, section in SECTIONS.items()
     }
     chosen = Settings.model_validate(sections)
-    if chosen.server.env == "production" and not (chosen.llm.local_model_path or chosen.llm.local_base_model_path):
+    own = chosen.llm.local_model_path or chosen.llm.local_base_model_path
+    if chosen.server.env == "production" and chosen.llm.llm_backend == "local" and not own:
         raise SettingsError("ENV=production needs LOCAL_MODEL_PATH or LOCAL_BASE_MODEL_PATH: the default model is for trying out")
     return chosen
 

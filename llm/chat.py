@@ -30,6 +30,21 @@ class ChatPipeline(BaseChatModel):
         """Longest prompt plus answer, in tokens."""
         return self.llm.engine.window
 
+    async def check(self) -> None:
+        """Raise EngineError if new requests are not taken now."""
+        self.llm.engine.check()
+
+    def metrics(self) -> dict[str, Any]:
+        return self.llm.engine.metrics()
+
+    def drain(self) -> None:
+        """Take no new requests; those that run or wait are finished."""
+        self.llm.engine.drain()
+
+    def cancel_all(self) -> None:
+        """End what runs and what waits; each caller is told."""
+        self.llm.engine.cancel_all()
+
     def get_num_tokens(self, text: str) -> int:
         return self.llm.get_num_tokens(text)
 

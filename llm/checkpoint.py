@@ -101,20 +101,26 @@ def model_name(folder: Path) -> str:
     return folder.resolve().name
 
 
+def gguf_in(folder: Path, *, variable: str) -> Path | None:
+    """The folder's GGUF file, if it holds one; raises WeightsError if it holds several."""
+    found = sorted(folder.glob("*.gguf"))
+    if len(found) > 1:
+        raise WeightsError(f"{variable}: {folder} holds {len(found)} GGUF files; leave the one to be used")
+    return found[0] if found else None
+
+
 def converted(folder: Path, *, cache: Path, dtype: "torch.dtype", variable: str) -> Path:
     """`folder` itself, or, where it holds a GGUF file, a folder in `cache` with the same model as safetensors.
 
     De-quantising takes tens of seconds and is done once; the second call returns at once.
     """
-    found = sorted(folder.glob("*.gguf"))
-    if not found:
+    gguf = gguf_in(folder, variable=variable)
+    if gguf is None:
         return folder
-    if len(found) > 1:
-        raise WeightsError(f"{variable}: {folder} holds {len(found)} GGUF files; leave the one to be used")
-    source = weights.fingerprint(found)
+    source = weights.fingerprint([gguf])
     kind = str(dtype).removeprefix("torch.")
     target = cache / "models" / f"{source[:12]}-{kind}" / model_name(folder)
-    return weights.once(target, f"{source} {kind}", lambda out: _convert(found[0], out, dtype, variable))
+    return weights.once(target, f"{source} {kind}", lambda out: _convert(gguf, out, dtype, variable))
 
 
 def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

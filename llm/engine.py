@@ -1,240 +1,355 @@
-"""One thread that owns model and tokenizer and answers one request after another. Knows nothing about LangChain or HTTP."""
+"""One thread that owns the model and steps a continuous batch for many callers. Knows nothing about LangChain or HTTP."""
 
-import copy
+import dataclasses
 import logging
+import random
 import threading
 import time
-from collections import deque
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Literal
 
+import callers
 from errors import EngineError, FccRagError, InvalidRequest, PromptTooLong, QueueFull
+from llm.backend import Backend, Output
 from llm.detokenize import Detokenizer
+from llm.prefixes import Prefixes
 from llm.requests import Deliver, Event, Failed, Finished, FinishReason, Piece, Request, Sampling
 from llm.stops import StopMatcher
+from llm.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-COLDEST = 0.01  # a lower temperature is greedy: logits divided by it would overflow
-TURN_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")  # Llama 2 marks turns in plain text; other models have special tokens
+EXPECTED_ANSWER = 256  # tokens; room kept for an answer where the backend can put a request back that needs more
+LONGEST_PAUSE = 30.0  # seconds between attempts to start a backend again
+
+State = Literal["starting", "ready", "restarting", "closed"]
 
 
 class Engine:
-    """Runs `model.generate` for one request at a time, in the order in which they came."""
+    """Queues requests, admits them in fair order, passes tokens on as text, and ends each request exactly once."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, window: int, max_queue: int) -> None:
-        """`window` is the longest prompt plus answer in tokens; `max_queue` how many requests may wait."""
+    def __init__(self, open_backend: Callable[[], Backend], tokenizer: Any, *, window: int, max_queue: int) -> None:
+        """Start the backend and wait until it can serve; what it raises is raised here.
+
+        `open_backend` is called in the engine's thread, again after each breakdown. `window` is the longest prompt plus answer
+        in tokens, lowered to what the backend's memory holds; `max_queue` is how many requests may wait.
+        """
         self.window = window
-        self._model = model
-        self._tokenizer = tokenizer
-        # Fast tokenizers are not thread-safe: the worker has one, everybody else shares a copy under a lock.
-        self._counter = copy.deepcopy(tokenizer)
-        self._counter_lock = threading.Lock()
+        self._tokens = Tokens(tokenizer)
+        self._open_backend = open_backend
         self._max_queue = max_queue
         self._waiting: deque[Request] = deque()
+        self._running: dict[int, _Running] = {}
         self._changed = threading.Condition()
-        self._running: Request | None = None
-        self._seconds: deque[float] = deque(maxlen=20)
-        self._generated = 0
+        self._state: State = "starting"
+        self._draining = False
         self._closed = False
-        self._marks = [*TURN_MARKS, *(str(t) for t in tokenizer.added_tokens_decoder.values() if t.special)]
-        for name in ("max_length", "temperature", "top_p", "top_k"):  # each request says; a model's own would only be warned of
-            setattr(model.generation_config, name, None)
+        self._keys = 0
+        self._restarts = 0
+        self._generated = 0
+        self._ends: Counter[str] = Counter()
+        self._seconds: deque[float] = deque(maxlen=20)
+        self._prefixes: Prefixes | None = None
+        self._capacity = 0
+        self._slots = 0
+        self._refused: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="llm-engine", daemon=True)
         self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._state != "starting")
+        if self._refused:
+            self._thread.join()
+            raise self._refused
 
     def count_tokens(self, text: str) -> int:
         """Tokens in `text`, without any the tokenizer would add by itself."""
-        with self._counter_lock:
-            return len(self._counter(text, add_special_tokens=False)["input_ids"])
+        return self._tokens.count(text)
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Messages as the prompt text the model was tuned on, by its own chat template, BOS included.
-
-        What marks a turn is made inert where a message's own text holds it: no document or user can speak in another role.
-        Raises InvalidRequest where the template does not take these messages (Llama-2's wants the roles to alternate).
-        """
-        from jinja2.exceptions import TemplateError
-
-        inert = [message | {"content": self._inert(message["content"])} for message in messages]
-        try:  # without the lock, which may be held long: a template is text only
-            text = self._counter.apply_chat_template(inert, tokenize=False, add_generation_prompt=True)
-        except TemplateError as exc:
-            raise InvalidRequest(f"the model's chat template refuses these messages: {exc}") from exc
-        return str(text)
+        """Messages as the prompt text the model was tuned on; see Tokens.render."""
+        return self._tokens.render(messages)
 
     def submit(self, prompt: str, sampling: Sampling, deliver: Deliver) -> Request:
-        """Queue a rendered prompt; `deliver` must not block.
+        """Queue a rendered prompt; `deliver` is called in the engine's thread and must not block.
 
-        It is called from the engine's thread, or from that of a later `submit` for a request cancelled while it waited.
-        Raises QueueFull, and EngineError when the engine has stopped.
+        Raises InvalidRequest for an empty prompt, PromptTooLong for one that can never fit, QueueFull, and EngineError when the
+        model is away or the server shuts down.
         """
-        request = Request(prompt, sampling, deliver)
-        for gone in self._take_cancelled():
-            _deliver(gone, Finished("cancelled", 0, 0))
+        ids = self._tokens.encode(prompt)
+        if not ids:
+            raise InvalidRequest("the prompt is empty")
+        if len(ids) >= self.window:
+            raise PromptTooLong(f"the prompt has {len(ids)} tokens and the model's window is {self.window}")
+        request = Request(ids, sampling, deliver, callers.current.get())
         with self._changed:
-            if self._closed or not self._thread.is_alive():
-                raise EngineError("the model is not running")
+            self.check()
             if (waiting := self._count_waiting()) >= self._max_queue:
                 raise QueueFull(f"{waiting} requests are waiting already", retry_after=self._expected_wait(waiting))
             self._waiting.append(request)
             self._changed.notify()
         return request
 
-    def metrics(self) -> dict[str, int | bool]:
-        """What the engine does now: requests running and waiting, tokens generated since the start."""
+    def check(self) -> None:
+        """Raise EngineError if new requests are not taken now."""
+        if self._draining:
+            raise EngineError("the server is shutting down")
+        if self._state == "restarting":
+            raise EngineError("the model is being started again")
+        if self._state != "ready" or not self._thread.is_alive():
+            raise EngineError("the model is not running")
+
+    def metrics(self) -> dict[str, Any]:
+        """What the engine does now, and since its start: requests, tokens, and how they ended."""
         with self._changed:
             waiting = self._count_waiting()
+            running = list(self._running.values())
+        prefixes = self._prefixes
         return {
-            "alive": self._thread.is_alive() and not self._closed,
-            "running": int(self._running is not None),
+            "alive": self._state == "ready" and self._thread.is_alive(),
+            "state": "draining" if self._draining and self._state == "ready" else self._state,
+            "running": len(running),
             "waiting": waiting,
+            "max_running": self._slots,
             "max_queue": self._max_queue,
             "generated_tokens": self._generated,
+            "ended": dict(self._ends),
+            "restarts": self._restarts,
+            "kv_cache": {
+                "capacity_tokens": self._capacity,
+                "reserved_tokens": sum(each.reserved for each in running),
+                "prompt_tokens": prefixes.prompt_tokens if prefixes else 0,
+                "reused_tokens": prefixes.cached_tokens if prefixes else 0,
+                "hit_rate": round(prefixes.hit_rate, 3) if prefixes else 0.0,
+            },
         }
 
-    def close(self) -> None:
-        """Cancel what runs and what waits, and end the thread."""
+    def drain(self) -> None:
+        """Take no new requests from now on; those that run or wait are finished."""
         with self._changed:
-            self._closed = True
-            for request in (*self._waiting, *([self._running] if self._running else [])):
+            self._draining = True
+
+    def cancel_all(self) -> None:
+        """Cancel what runs and what waits; each is told so."""
+        with self._changed:
+            for request in (*self._waiting, *(each.request for each in self._running.values())):
                 request.cancel()
             self._changed.notify()
+
+    def close(self) -> None:
+        """Cancel what runs and what waits, and end the thread and the backend."""
+        self._closed = True
+        self.cancel_all()
         self._thread.join(timeout=30)
 
-    def _count_waiting(self) -> int:
-        return sum(not request.cancelled for request in self._waiting)
+    # -- the engine's thread ------------------------------------------------------------------------------------------------
 
-    def _take_cancelled(self) -> list[Request]:
+    def _work(self) -> None:
+        pause = 1.0
+        while not self._closed:
+            try:
+                backend = self._open_backend()
+            except Exception as exc:  # noqa: BLE001 -- raised to whoever started us, or logged at each attempt
+                if self._state == "starting":
+                    self._refused = exc
+                    break
+                log.error("the model cannot be started again: %s", exc)  # noqa: TRY400 -- the line says it all
+                self._fail_all(EngineError("the model is away"))
+                self._wait_closed(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            try:
+                self._begin(backend)
+                pause = 1.0
+                self._serve(backend)
+            except Exception as exc:
+                log.log(
+                    logging.ERROR, "the model broke down and is started again: %s", exc, exc_info=not isinstance(exc, FccRagError)
+                )
+                self._set_state("restarting")
+                self._restarts += 1
+                self._fail_running(exc)
+            finally:
+                backend.close()
+        self._set_state("closed")
+        self._end_cancelled(None)
+        self._fail_all(EngineError("the model is not running"))
+
+    def _begin(self, backend: Backend) -> None:
+        self._slots, self._capacity = backend.slots, backend.capacity
+        self.window = min(self.window, backend.capacity)
+        if self._prefixes is None:
+            self._prefixes = Prefixes(capacity=backend.capacity, block=backend.block)
+        self._prefixes.clear()
+        self._set_state("ready")
+
+    def _serve(self, backend: Backend) -> None:
+        while not self._closed:
+            self._end_cancelled(backend)
+            self._admit(backend)
+            if self._running:
+                for output in backend.step():
+                    self._take(backend, output)
+            else:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout=60)
+        self._end_cancelled(backend)
+
+    def _admit(self, backend: Backend) -> None:
+        while (request := self._next(backend)) is not None:
+            self._keys += 1
+            running = _Running(request, self._keys, self._tokens.tokenizer)
+            room = min(request.sampling.max_tokens, self.window - len(request.ids))
+            running.reserved = _reserved(request, backend, self.window)
+            assert self._prefixes is not None
+            self._prefixes.look_up(request.ids)
+            sampling = request.sampling
+            if sampling.seed is None:  # said here, so that no backend falls back on the same one each time
+                sampling = dataclasses.replace(sampling, seed=random.getrandbits(63))
+            with self._changed:
+                self._running[running.key] = running
+            try:
+                backend.add(running.key, request.ids, sampling, room)
+            except FccRagError as exc:
+                self._end(running, Failed(exc))
+
+    def _next(self, backend: Backend) -> Request | None:
+        """The request that is admitted now: of the caller who has the fewest running, then the first that came."""
+        with self._changed:
+            if not self._waiting or len(self._running) >= backend.slots:
+                return None
+            hosts = Counter(each.request.caller.host for each in self._running.values())
+            calls = Counter(each.request.caller for each in self._running.values())
+            request = min(self._waiting, key=lambda waiting: (hosts[waiting.caller.host], calls[waiting.caller]))
+            reserved = sum(each.reserved for each in self._running.values())
+            if self._running and reserved + _reserved(request, backend, self.window) > backend.capacity:
+                return None  # nobody overtakes it, or a long prompt would wait for ever
+            self._waiting.remove(request)
+            return request
+
+    def _take(self, backend: Backend, output: Output) -> None:
+        running = self._running.get(output.key)
+        if running is None:
+            return
+        if output.error:
+            self._end(running, Failed(output.error))
+            return
+        text = running.feed(output.tokens)
+        self._generated += len(output.tokens)
+        if output.end or running.stopped:
+            if not output.end:
+                backend.cancel(output.key)
+            text += running.flush()
+            running.pass_on(text)
+            self._end(running, running.finished(output.end))
+        else:
+            running.pass_on(text)
+
+    def _end_cancelled(self, backend: Backend | None) -> None:
+        """End the requests whose callers have gone."""
         with self._changed:
             gone = [request for request in self._waiting if request.cancelled]
             for request in gone:
                 self._waiting.remove(request)
-        return gone
+        for request in gone:
+            self._tell(request, Finished("cancelled", 0, 0))
+        for running in [each for each in self._running.values() if each.request.cancelled]:
+            if backend is not None:
+                backend.cancel(running.key)
+            self._end(running, Finished("cancelled", len(running.request.ids), running.count))
 
-    def _inert(self, text: str) -> str:
-        for mark in self._marks:
-            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        return text
+    def _fail_running(self, exc: Exception) -> None:
+        error = exc if isinstance(exc, FccRagError) else EngineError(f"the model failed: {type(exc).__name__}")
+        for running in list(self._running.values()):
+            self._end(running, Failed(error))
 
-    def _next(self) -> Request | None:
+    def _fail_all(self, error: FccRagError) -> None:
+        self._fail_running(error)
         with self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return None
-                self._changed.wait()
-            self._running = self._waiting.popleft()
-            return self._running
+            waiting, self._waiting = list(self._waiting), deque()
+        for request in waiting:
+            self._tell(request, Failed(error))
+
+    def _end(self, running: "_Running", event: Finished | Failed) -> None:
+        with self._changed:
+            del self._running[running.key]
+        if running.count:
+            self._seconds.append(time.monotonic() - running.since)
+            assert self._prefixes is not None
+            self._prefixes.keep(running.request.ids)
+        self._tell(running.request, event)
+
+    def _tell(self, request: Request, event: Finished | Failed) -> None:
+        self._ends[_kind(event)] += 1
+        _deliver(request, event)
+
+    def _count_waiting(self) -> int:
+        return sum(not request.cancelled for request in self._waiting)
 
     def _expected_wait(self, waiting: int) -> int:
+        """Seconds until a request that came now would run, from how long the last ones took."""
         mean = sum(self._seconds) / len(self._seconds) if self._seconds else 5.0
-        return max(1, round(mean * waiting))
+        return max(1, round(mean * waiting / max(1, len(self._running))))
 
-    def _work(self) -> None:
-        while (request := self._next()) is not None:
-            started = time.monotonic()
-            try:
-                end: Event = self._answer(request)
-            except FccRagError as exc:
-                end = Failed(exc)
-            except Exception as exc:  # one bad request must not end the thread that serves all
-                log.exception("generation failed")
-                end = Failed(EngineError(f"the model failed on this request: {type(exc).__name__}"))
-            with self._changed:
-                self._seconds.append(time.monotonic() - started)
-                self._running = None
-            _deliver(request, end)
+    def _set_state(self, state: State) -> None:
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
 
-    def _answer(self, request: Request) -> Finished:
-        if request.cancelled:
-            return Finished("cancelled", 0, 0)
-        if not request.prompt:
-            raise InvalidRequest("the prompt is empty")
-        inputs = self._tokenizer(request.prompt, add_special_tokens=False, return_tensors="pt").to(self._model.device)
-        length = int(inputs["input_ids"].shape[1])
-        room = self.window - length
-        if room < 1:
-            raise PromptTooLong(f"the prompt has {length} tokens and the model's window is {self.window}")
-        sampling = request.sampling
-        stream = _Stream(request, self._tokenizer)
-        try:
-            self._generate(inputs, sampling, min(sampling.max_tokens, room), stream)
-        finally:
-            self._generated += stream.count
-        stream.close()
-        return Finished(stream.reason(self._end_tokens()), length, stream.count)
-
-    def _generate(self, inputs: Any, sampling: Sampling, max_new_tokens: int, stream: "_Stream") -> None:
-        import torch
-        from transformers import GenerationConfig, StoppingCriteriaList
-
-        if sampling.seed is None:
-            torch.seed()
-        else:
-            torch.manual_seed(sampling.seed)
-        greedy = sampling.temperature < COLDEST
-        config = GenerationConfig(  # type: ignore[no-untyped-call] # transformers leaves it untyped
-            max_new_tokens=max_new_tokens,
-            do_sample=not greedy,
-            eos_token_id=sorted(self._end_tokens()),
-            pad_token_id=self._tokenizer.pad_token_id,
-            **({} if greedy else {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p), "top_k": 0}),
-        )
-        with torch.inference_mode():
-            self._model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                generation_config=config,
-                streamer=stream,
-                stopping_criteria=StoppingCriteriaList([stream]),
-            )
-
-    def _end_tokens(self) -> set[int]:
-        configured = self._model.generation_config.eos_token_id
-        several = configured if isinstance(configured, list) else [configured]
-        return {token for token in (*several, self._tokenizer.eos_token_id) if token is not None}
+    def _wait_closed(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, timeout=seconds)
 
 
-class _Stream:
-    """What `generate` calls for each token: its streamer and its stopping criterion in one."""
+class _Running:
+    """A request that runs: its tokens as text, cut at stop strings."""
 
-    def __init__(self, request: Request, tokenizer: Any) -> None:
-        self.count = 0
-        self._request = request
-        self._last = -1
-        self._prompt_seen = False
+    def __init__(self, request: Request, key: int, tokenizer: Any) -> None:
+        self.request = request
+        self.key = key
+        self.reserved = 0  # tokens of keys and values
+        self.count = 0  # tokens generated
+        self.since = time.monotonic()
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(request.sampling.stop)
 
-    def put(self, value: Any) -> None:
-        if not self._prompt_seen:  # generate hands the prompt over first
-            self._prompt_seen = True
-            return
-        for token in value.flatten().tolist():
+    @property
+    def stopped(self) -> bool:
+        return self._matcher.found is not None
+
+    def feed(self, tokens: tuple[int, ...]) -> str:
+        """The text that has become final; nothing after a stop string."""
+        text = ""
+        for token in tokens:
             self.count += 1
-            self._last = token
-            self._pass_on(self._matcher.feed(self._detokenizer.feed(token)))
+            text += self._matcher.feed(self._detokenizer.feed(token))
+            if self.stopped:
+                break
+        return text
 
-    def end(self) -> None:
-        """`generate` says so when it returns; `close` is called by the engine, which also knows of failures."""
+    def flush(self) -> str:
+        return self._matcher.feed(self._detokenizer.flush()) + self._matcher.flush()
 
-    def __call__(self, input_ids: Any, *_: Any, **__: Any) -> Any:
-        import torch
+    def finished(self, end: str | None) -> Finished:
+        reason: FinishReason = "stop" if self.stopped or end == "stop" else "length"
+        return Finished(reason, len(self.request.ids), self.count, self._matcher.found)
 
-        done = self._request.cancelled or self._matcher.found
-        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
+    def pass_on(self, text: str) -> None:
+        if text and not self.request.cancelled:
+            _deliver(self.request, Piece(text))
 
-    def close(self) -> None:
-        self._pass_on(self._matcher.feed(self._detokenizer.flush()))
-        self._pass_on(self._matcher.flush())
 
-    def reason(self, end_tokens: set[int]) -> FinishReason:
-        if self._matcher.found or self._last in end_tokens:
-            return "stop"
-        return "cancelled" if self._request.cancelled else "length"
+def _reserved(request: Request, backend: Backend, window: int) -> int:
+    """Tokens of keys and values to keep free for a request, in whole blocks."""
+    most = min(request.sampling.max_tokens, window - len(request.ids))
+    length = len(request.ids) + (min(most, EXPECTED_ANSWER) if backend.preempts else most)
+    return -(-length // backend.block) * backend.block
 
-    def _pass_on(self, text: str) -> None:
-        if text and not self._request.cancelled:
-            _deliver(self._request, Piece(text))
+
+def _kind(event: Finished | Failed) -> str:
+    if isinstance(event, Failed):
+        return "failed"
+    return "stop_string" if event.stop is not None else event.reason
 
 
 def _deliver(request: Request, event: Event) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _log = logging.getLogger(__name__)
-_NO_LIMIT = 1 << 24  # tokens; a tokenizer that has no limit says 10**30
+NO_LIMIT = 1 << 24  # tokens; a tokenizer that has no limit says 10**30
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,16 @@ class Found:
     """A folder of safetensors with its tokenizer, what the model is called, and the setting that led there."""
 
     folder: Path
+    name: str
+    variable: str
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model as it was found: a folder, and the GGUF file in it if that is what it holds."""
+
+    folder: Path
+    gguf: Path | None
     name: str
     variable: str
 
@@ -164,6 +174,13 @@ def device_arguments(llm: settings.LLM, cuda_devices: int, cpu_bytes: int) -> di
     return {"device_map": "auto", "max_memory": {**dict.fromkeys(range(cuda_devices), limit), "cpu": cpu_bytes}}
 
 
+def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer, by the model's generation settings and by the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({token for token in (*several, tokenizer.eos_token_id) if token is not None}))
+
+
 def adapter_name(llm: settings.LLM) -> str:
     return Path(llm.local_adapter_path).expanduser().resolve().name
 
@@ -172,13 +189,19 @@ def _attaches(llm: settings.LLM) -> bool:
     return bool(llm.local_adapter_path) and llm.adapter_mode == "attach"
 
 
-def _base(llm: settings.LLM, cache: Path) -> Found:
+def base(llm: settings.LLM, *, cache: Path) -> Base:
+    """Find, and fetch if need be, the model that `llm` names, without converting or loading it."""
     variable = "LOCAL_MODEL_PATH" if llm.local_model_path else "LOCAL_BASE_MODEL_PATH"
     spec = llm.local_model_path or llm.local_base_model_path or weights.DEFAULT_LLM
     folder = weights.resolve(spec, variable=variable, cache=cache, hf_token=llm.hf_token.get_secret_value())
+    return Base(folder, checkpoint.gguf_in(folder, variable=variable), checkpoint.model_name(folder), variable)
+
+
+def _base(llm: settings.LLM, cache: Path) -> Found:
+    found = base(llm, cache=cache)
     dtype = quantization.compute_dtype(_device(_placement(llm)))
-    safetensors = checkpoint.converted(folder, cache=cache, dtype=dtype, variable=variable)
-    return Found(safetensors, checkpoint.model_name(folder), variable)
+    safetensors = checkpoint.converted(found.folder, cache=cache, dtype=dtype, variable=found.variable)
+    return Found(safetensors, found.name, found.variable)
 
 
 def _names(llm: settings.LLM, base: Found) -> list[str]:
@@ -254,7 +277,7 @@ def _blunted(llm: settings.LLM, mode: str) -> str:
 
 def _window(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
     limits = (getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
-    return min((int(limit) for limit in limits if limit and limit < _NO_LIMIT), default=2048)
+    return min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=2048)
 
 
 def _hash_of_merge(base: Path, adapter: Path, dtype: "torch.dtype") -> str:

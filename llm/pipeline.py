@@ -1,6 +1,7 @@
 """LangChain's HuggingFacePipeline on our engine: async native, per-call sampling, stop strings, cancellation. Knows no chat."""
 
 import asyncio
+import itertools
 import queue
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
@@ -29,8 +30,10 @@ class StreamingPipeline(HuggingFacePipeline):
     model_config = HuggingFacePipeline.model_config | {"arbitrary_types_allowed": True}
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, *, name: str, engine: Engine) -> Self:
-        """Wrap a loaded model in a transformers text-generation pipeline, as HuggingFacePipeline expects it."""
+    def wrap(cls, engine: Engine, *, name: str, model: Any = None, tokenizer: Any = None) -> Self:
+        """Put LangChain's face on an engine; a model that transformers runs is also there as `pipeline`, as users expect it."""
+        if model is None:
+            return cls(pipeline=None, model_id=name, engine=engine)
         from transformers import pipeline
 
         return cls(pipeline=pipeline("text-generation", model=model, tokenizer=tokenizer), model_id=name, engine=engine)
@@ -75,13 +78,13 @@ class StreamingPipeline(HuggingFacePipeline):
         request = self.engine.submit(prompt, _sampling(stop, kwargs), deliver)
         try:
             while True:
-                event = await events.get()
-                chunk = _chunk(event)
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
-                if isinstance(event, Finished):
-                    return
+                for event in _together([await events.get(), *_waiting(events)]):
+                    chunk = _chunk(event)
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+                    if isinstance(event, Finished):
+                        return
         finally:
             request.cancel()
 
@@ -111,6 +114,19 @@ class StreamingPipeline(HuggingFacePipeline):
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return LLMResult(generations=[[task.result()] for task in tasks])
+
+
+def _waiting(events: "asyncio.Queue[Event]") -> list[Event]:
+    return [events.get_nowait() for _ in range(events.qsize())]
+
+
+def _together(events: list[Event]) -> Iterator[Event]:
+    """The same events with neighbouring pieces as one: a reader slower than the model shall not fall behind ever more."""
+    for pieces, group in itertools.groupby(events, lambda event: isinstance(event, Piece)):
+        if pieces:
+            yield Piece("".join(event.text for event in group if isinstance(event, Piece)))
+        else:
+            yield from group
 
 
 def _sampling(stop: list[str] | str | None, kwargs: dict[str, Any]) -> Sampling:

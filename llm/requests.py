@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from callers import Caller
 from errors import FccRagError, InvalidRequest
 
+COLDEST = 0.01  # a lower temperature is greedy: logits divided by it would overflow
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -37,6 +39,10 @@ class Sampling:
         if not all(self.stop):
             raise InvalidRequest("a stop string must not be empty")
 
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLDEST
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -47,11 +53,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a request that did not fail; counts are in tokens."""
+    """The end of a request that did not fail; counts are in tokens. `stop` is the stop string that ended it, if one did."""
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,10 @@ Deliver = Callable[[Event], None]
 class Request:
     """A submitted request; `cancel()` may be called from any thread, any number of times."""
 
-    prompt: str
+    ids: list[int]
     sampling: Sampling
     deliver: Deliver
+    caller: Caller = field(default_factory=Caller)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:

@@ -16,31 +16,39 @@ class StopMatcher:
             raise ValueError("a stop string is empty")
         self._stops = tuple(stops)
         self._held = ""
-        self.found = False
+        self.found: str | None = None  # the stop string that ended the text
 
     def feed(self, text: str) -> str:
         """Return what is now certain to stand before any stop string; nothing once one was found."""
-        if self.found or not text:
+        if self.found is not None or not text:
             return ""
         window = self._held + text
-        starts = [at for stop in self._stops if (at := window.find(stop)) >= 0]
+        first, stop = self._first(window)
         # A shorter stop string may be complete while a longer one that starts before it is still open.
         certain = len(window) - self._open_suffix(window)
-        if starts and min(starts) <= certain:
-            self.found = True
+        if stop is not None and first <= certain:
+            self.found = stop
             self._held = ""
-            return window[: min(starts)]
+            return window[:first]
         self._held = window[certain:]
         return window[:certain]
 
     def flush(self) -> str:
         """End the text: return what was held back, up to a stop string that it holds whole."""
         held, self._held = self._held, ""
-        starts = [at for stop in self._stops if (at := held.find(stop)) >= 0]
-        if starts:
-            self.found = True
-            return held[: min(starts)]
+        first, stop = self._first(held)
+        if stop is not None:
+            self.found = stop
+            return held[:first]
         return held
+
+    def _first(self, text: str) -> tuple[int, str | None]:
+        """Where the earliest stop string starts, and which it is; the longest of those that start there."""
+        starts = [(at, -len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if not starts:
+            return len(text), None
+        at, _, stop = min(starts)
+        return at, stop
 
     def _open_suffix(self, window: str) -> int:
         """Length of the longest end of `window` that is a proper beginning of a stop string."""

@@ -1,6 +1,5 @@
 """POST /api/chat: the plain REST call, whole or as server-sent events. Knows nothing about how the chain answers."""
 
-import asyncio
 import json
 import time
 import uuid
@@ -15,8 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from chains.schema import Answer, ChatRequest, Message, as_data
 from routes import errors
-
-EARLY = 0.1  # seconds in which a refusal to start (a full queue, say) still becomes an HTTP status in a stream
+from routes.streams import begun
 
 EVENTS = {"sources": "sources", "content": "token", "summary": "summary"}  # by a chunk's field; the last chunk is the end
 
@@ -59,7 +57,7 @@ def router(chain: Runnable[Any, Any], *, model: str) -> APIRouter:
         given = request.model_dump(exclude={"stream"}, exclude_none=True)
         head = {"id": f"chat-{uuid.uuid4().hex}", "model": model, "created": int(time.time())}
         if request.stream:
-            return EventSourceResponse(_events(head, await _begun(chain.astream(given))), ping=15)
+            return EventSourceResponse(_events(head, await begun(chain.astream(given))), ping=15)
         return JSONResponse(head | _whole(Answer.model_validate(await chain.ainvoke(given))))
 
     return api
@@ -68,30 +66,6 @@ def router(chain: Runnable[Any, Any], *, model: str) -> APIRouter:
 def _whole(answer: Answer) -> dict[str, Any]:
     fields = answer.model_dump(mode="json", exclude={"content"})
     return {"message": {"role": "assistant", "content": answer.content}} | fields
-
-
-async def _begun(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The same chunks, once the first is there and the second did not fail at once: after that no status can be sent."""
-    first = await anext(chunks)
-    second = asyncio.ensure_future(anext(chunks))
-    try:
-        done, _ = await asyncio.wait({second}, timeout=EARLY)
-    except asyncio.CancelledError:
-        second.cancel()
-        raise
-    if done:
-        second.result()
-
-    async def rest() -> AsyncIterator[Any]:
-        try:
-            yield first
-            yield await second
-            async for chunk in chunks:
-                yield chunk
-        finally:
-            second.cancel()
-
-    return rest()
 
 
 async def _events(head: dict[str, Any], chunks: AsyncIterator[Any]) -> AsyncIterator[ServerSentEvent]:

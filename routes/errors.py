@@ -1,7 +1,7 @@
-"""Maps every error to the one shape `{"error": {"code", "message"}}`. The only place that does."""
+"""Maps every error to the one shape `{"error": {"code", "message"}}`, under /v1 to OpenAI's. The only place that does."""
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from errors import FccRagError
+from errors import FccRagError, NotFound, PromptTooLong, QueueFull
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,21 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong, as OpenAI's clients read it; `param` is the field at fault."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    code: str | None = Field(examples=["model_not_found", "context_length_exceeded", "rate_limit_exceeded"])
+
+
+class OpenAIErrorBody(BaseModel):
+    """The shape of every error under /v1."""
+
+    error: OpenAIErrorDetail
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses=` of a route that may answer with these statuses."""
     return {status: {"model": ErrorBody, "description": MEANINGS[status]} for status in statuses}
@@ -69,20 +84,45 @@ def of(exc: Exception) -> tuple[int, dict[str, dict[str, str]], dict[str, str]]:
             return 500, body("internal", "an unexpected error; the server's log has the details"), {}
 
 
+def like_openai(exc: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """The same in OpenAI's shape, and with its statuses and codes where it has its own."""
+    status, content, headers = of(exc)
+    code, param = content["error"]["code"], None
+    match exc:
+        case PromptTooLong():
+            status, code, param = 400, "context_length_exceeded", "messages"
+        case QueueFull():
+            code = "rate_limit_exceeded"
+        case NotFound():
+            code, param = "model_not_found", "model"
+        case RequestValidationError() | ValidationError():
+            first = exc.errors()[0]
+            code = first["type"] if first["type"] == "unsupported_parameter" else "invalid_value"
+            param = None if first["type"] == "json_invalid" else _where(first) or None  # that one says where in the text
+    status = 400 if status == 422 else status
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    error = {"message": content["error"]["message"], "type": kind, "param": param, "code": code}
+    return status, {"error": error}, headers
+
+
 def install(app: FastAPI) -> None:
-    """Answer every exception of `app` in the one shape."""
+    """Answer every exception of `app` in the shape that belongs to its path."""
     for kind in (FccRagError, RequestValidationError, ValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(_: Request, exc: Exception) -> JSONResponse:
-    status, content, headers = of(exc)
+async def _handle(request: Request, exc: Exception) -> JSONResponse:
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+    status, content, headers = like_openai(exc) if path.startswith("/v1/") else of(exc)
     return JSONResponse(content, status_code=status, headers=headers)
 
 
 def _first(errors: list[Any]) -> str:
     if isinstance(errors[0], str):  # LangServe's way
         return errors[0]
-    where = ".".join(str(part) for part in errors[0]["loc"] if part != "body")
-    what = errors[0]["msg"].removeprefix("Value error, ")
+    where, what = _where(errors[0]), errors[0]["msg"].removeprefix("Value error, ")
     return f"{where}: {what}" if where else what
+
+
+def _where(error: Any) -> str:
+    return ".".join(str(part) for part in error["loc"] if part != "body")

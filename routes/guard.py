@@ -1,6 +1,7 @@
 """What stands before every route: a limit on bodies, the end of work nobody waits for, one line when a start fails."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+import callers
 from errors import FccRagError
 from routes import errors
 
@@ -21,6 +23,7 @@ class Guard:
         """`max_body_bytes` is asked at each request, since settings are read when the server starts."""
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._calls = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -41,6 +44,8 @@ class Guard:
             await JSONResponse(errors.body("too_large", message), status_code=413)(scope, receive, send)
             return
         call = _Call(content, receive, send)
+        host = scope["client"][0] if scope.get("client") else ""
+        callers.current.set(callers.Caller(host, str(next(self._calls))))
         work = asyncio.create_task(self._run(scope, call))
         watch = asyncio.create_task(call.watch())
         try:

@@ -21,21 +21,23 @@ MODULES = (
     "prompts",
     "weights",
     "settings",
+    "callers",
     "errors",
 )
 MAY_IMPORT = {
     "server": {"services", "routes", "retrievers", "settings", "errors"},
     "cli": {"server", "services", "client", "terminal", "chains", "retrievers", "settings", "errors"},
     "services": {"chains", "retrievers", "llm", "weights", "settings", "errors"},
-    "routes": {"chains", "retrievers", "errors"},
+    "routes": {"chains", "retrievers", "callers", "errors"},
     "client": {"errors"},
     "terminal": set(),
     "chains": {"prompts", "errors"},
     "retrievers": {"weights", "settings", "errors"},
-    "llm": {"weights", "settings", "errors"},
+    "llm": {"weights", "settings", "callers", "errors"},
     "prompts": set(),
     "weights": {"errors"},
     "settings": {"errors"},
+    "callers": set(),
     "errors": set(),
 }
 

@@ -103,7 +103,7 @@ def test_gguf_once(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
 def test_two_gguf_files(model: Path, tmp_path: Path) -> None:
     """Of two GGUF files none is guessed."""
     folder = tiny.gguf(model, tmp_path / "gguf")
-    shutil.copy(folder / "Tiny-Chat.F32.gguf", folder / "Tiny-Chat.Q4_1.gguf")
+    shutil.copy(folder / "Tiny-Chat.F16.gguf", folder / "Tiny-Chat.Q4_1.gguf")
     with pytest.raises(WeightsError, match=r"^LOCAL_MODEL_PATH: .* holds 2 GGUF files"):
         load(folder, tmp_path)
 

@@ -277,7 +277,8 @@ def test_status_tells_what_is_loaded(server: Served) -> None:
     """Status names model, quantisation, device, collection, queue and versions."""
     status = server.get("/api/status").json()
     assert status["model"]["name"] == "tiny-llama"
-    assert status["model"]["quantization"] == "none"
+    assert status["model"]["quantization"] == "q8_0"
+    assert status["model"]["engine"] == "openvino"
     assert status["model"]["device"] == "cpu"
     assert status["model"]["window"] == 8192
     assert status["collection"]["passages"] > 40

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llm import checkpoint, quantization
+from llm import checkpoint, gguf_file, quantization
 
 # plain words of our own, so that the byte-level BPE has something to merge
 _TEXT = [
@@ -52,6 +52,7 @@ def make(folder: Path, *, seed: int = 0, vocab: int = 512, hidden: int = 64, lay
         for weight in model.parameters():
             if weight.dim() == 2:
                 weight.mul_(5)  # the initial 0.02 gives logits so flat that no two models could be told apart
+            weight.copy_(weight.half())  # so that 16-bit files of it hold the same model
     model.generation_config.pad_token_id = 0
     with checkpoint.quiet():
         model.save_pretrained(folder)
@@ -77,62 +78,11 @@ def adapter(base: Path, folder: Path, *, seed: int = 0, nf4: bool = True, **lora
 
 
 def gguf(base: Path, folder: Path) -> Path:
-    """Write the model in `base` as `folder/Tiny-Chat.F32.gguf`, tokenizer and template inside, as llama.cpp does."""
-    from gguf import GGUFWriter
-    from safetensors.numpy import load_file
-    from transformers import AutoTokenizer, LlamaConfig
-
-    config: Any = LlamaConfig.from_pretrained(base)
-    state = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    """Write the model in `base` as `folder/Tiny-Chat.F16.gguf`, tokenizer and template inside, as llama.cpp does."""
     folder.mkdir(parents=True, exist_ok=True)
-    writer = GGUFWriter(folder / "Tiny-Chat.F32.gguf", "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(state["vocab"], key=state["vocab"].get))
-    writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(str(AutoTokenizer.from_pretrained(base).chat_template))
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, tensor in load_file(base / "model.safetensors").items():
-        head = next((count for part, count in heads.items() if part in name), 0)
-        writer.add_tensor(_gguf_name(name), _interleaved(tensor, head) if head else tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    gguf_file.write(base, folder / "Tiny-Chat.F16.gguf", kind="F16", config=config, tokenizer=True)
     return folder
-
-
-def _gguf_name(name: str) -> str:
-    for ours, theirs in {
-        "model.layers.": "blk.",
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
-        "self_attn.o_proj": "attn_output",
-        "self_attn.": "attn_",
-        "mlp.": "ffn_",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "_proj": "",
-    }.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
-def _interleaved(weight: Any, heads: int) -> Any:
-    """Llama's rotary halves in the order llama.cpp keeps them in."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
 def tokenizer(folder: Path, *, vocab: int = 512, window: int = 2048) -> int:
