@@ -20,6 +20,7 @@ Kind = Literal["F32", "F16", "Q8_0"]
 ARCHITECTURES = ("LlamaForCausalLM",)
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # by GGUF's value type
 _STRING, _ARRAY = 8, 9
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def read_header(path: Path) -> Header:
                 architecture = str(said.get("general.architecture", ""))
                 if f"{architecture}.context_length" in said and "general.file_type" in said:
                     break
-    except (OSError, struct.error, UnicodeDecodeError, KeyError, MemoryError) as exc:
+    except (OSError, struct.error, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as exc:
         raise WeightsError(f"{path} is not a readable GGUF file") from exc
     import gguf
 
@@ -97,7 +98,7 @@ def write(folder: Path, out: Path, *, kind: Kind, config: dict[str, Any], tokeni
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
     writer.add_rope_freq_base(_rope_theta(config))
     writer.add_vocab_size(int(config["vocab_size"]))
-    writer.add_file_type({"F32": 0, "F16": 1, "Q8_0": 7}[kind])
+    writer.add_file_type(_FILE_TYPES[kind])
     if tokenizer:
         _add_tokenizer(writer, folder, config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
@@ -107,10 +108,26 @@ def write(folder: Path, out: Path, *, kind: Kind, config: dict[str, Any], tokeni
             raise WeightsError(f"{folder}: no place in a Llama for the tensor {name}")
         count = heads if ".q_proj." in name else kv_heads if ".k_proj." in name else 0
         _add(writer, known, _interleaved(tensor, count) if count else tensor, kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _finish(writer)
+
+
+def rewrite(source: Path, out: Path, *, kind: Kind) -> None:
+    """Write the model in the GGUF file `source` to `out` in another form, without its tokenizer. Raises WeightsError."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(source)
+        architecture = str(reader.fields["general.architecture"].contents())
+        writer = gguf.GGUFWriter(out, architecture)
+        for name, field in reader.fields.items():
+            if name.startswith(f"{architecture}.") and field.types[0] is not gguf.GGUFValueType.ARRAY:
+                writer.add_key_value(name, field.contents(), field.types[0])
+        writer.add_file_type(_FILE_TYPES[kind])
+        for tensor in reader.tensors:
+            _add(writer, tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type), kind)
+    except (OSError, ValueError, KeyError, NotImplementedError) as exc:
+        raise WeightsError(f"{source} cannot be read: {exc}") from exc
+    _finish(writer)
 
 
 def unsuitable(config: dict[str, Any]) -> str:
@@ -158,6 +175,13 @@ def _add(writer: "GGUFWriter", name: str, tensor: "np.ndarray[Any, Any]", kind: 
         writer.add_tensor(name, tensor)
     else:
         writer.add_tensor(name, gguf.quantize(tensor, form), raw_dtype=form)
+
+
+def _finish(writer: "GGUFWriter") -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _interleaved(weight: "np.ndarray[Any, Any]", heads: int) -> "np.ndarray[Any, Any]":
