@@ -144,7 +144,7 @@ def open_library(settings: Settings) -> Iterator[Library]:
         cache=settings.cache.fcc_rag_cache,
         hf_token=settings.llm.hf_token.get_secret_value(),
     )
-    dense = embeddings.load(folder)
+    dense = embeddings.open(folder, engine=retrieval.embedding_engine, cache=settings.cache.fcc_rag_cache)
     opened = store.open(retrieval, settings.qdrant_path, dense)
     try:
         answering = PassageRetriever(store=opened, k=settings.k, min_score=retrieval.min_score)

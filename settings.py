@@ -109,6 +109,7 @@ class Retrieval(_Section):
     """Where passages are kept and how they are found."""
 
     embedding_model: str = ""
+    embedding_engine: Literal["auto", "openvino", "torch"] = "auto"
     qdrant_host: str = ""
     qdrant_port: Port = 6333
     qdrant_https: bool = False

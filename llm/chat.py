@@ -6,14 +6,11 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, GenerationChunk
 from langchain_core.tools import BaseTool
 
-from errors import InvalidRequest
+from llm.messages import last, turns
 from llm.pipeline import StreamingPipeline
-
-ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 
 class ChatPipeline(BaseChatModel):
@@ -57,7 +54,7 @@ class ChatPipeline(BaseChatModel):
         return self.llm.get_num_tokens(self._render(messages))
 
     def _render(self, messages: list[BaseMessage]) -> str:
-        return self.llm.engine.render([{"role": _role(m), "content": m.text} for m in messages])
+        return self.llm.engine.render(turns(messages))
 
     def _stream(
         self,
@@ -108,23 +105,11 @@ class ChatPipeline(BaseChatModel):
         return _result([chunk async for chunk in self._astream(messages, stop, **kwargs)])
 
 
-def _role(message: BaseMessage) -> str:
-    if (role := ROLES.get(message.type.removesuffix("MessageChunk").lower())) is None:
-        raise InvalidRequest(f"messages of type {message.type} are not supported; use user, assistant or system")
-    return role
-
-
 def _chat_chunk(piece: GenerationChunk) -> ChatGenerationChunk:
     if (info := piece.generation_info) is None:
         return ChatGenerationChunk(message=AIMessageChunk(content=piece.text))
-    usage = UsageMetadata(
-        input_tokens=info["usage"]["prompt_tokens"],
-        output_tokens=info["usage"]["completion_tokens"],
-        total_tokens=info["usage"]["prompt_tokens"] + info["usage"]["completion_tokens"],
-    )
-    metadata = {"finish_reason": info["finish_reason"]}
-    message = AIMessageChunk(content=piece.text, usage_metadata=usage, response_metadata=metadata, chunk_position="last")
-    return ChatGenerationChunk(message=message, generation_info=metadata)
+    usage = info["usage"]
+    return last(info["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"], piece.text)
 
 
 def _result(chunks: list[ChatGenerationChunk]) -> ChatResult:

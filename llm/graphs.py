@@ -5,7 +5,6 @@ keep: it rounds the minimum of each block of Q4_1 to a whole step, which costs t
 """
 
 import json
-import multiprocessing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import settings
 import weights
 from errors import SettingsError, WeightsError
-from llm import checkpoint, gguf_file, loader
-from llm.openvino_worker import write_graph
+from llm import checkpoint, gguf_file, loader, openvino
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,10 +123,7 @@ def _fill(out: Path, folder: Path, gguf: Path | None, kind: str, variable: str) 
 
 def _write_graph(gguf: Path, folder: Path, variable: str) -> None:
     """In a process of its own, whose memory goes with it."""
-    process = multiprocessing.get_context("spawn").Process(target=write_graph, args=(gguf,), daemon=True)
-    process.start()
-    process.join()
-    if process.exitcode or not (gguf.parent / "openvino_model.xml").is_file():
+    if openvino.start("graph", str(gguf)).wait() or not (gguf.parent / "openvino_model.xml").is_file():
         raise WeightsError(f"{variable}: OpenVINO cannot read {folder}; LLM_ENGINE=transformers may")
 
 

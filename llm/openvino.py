@@ -1,12 +1,16 @@
 """OpenVINO GenAI's continuous batching as a backend: the default on a CPU. In a process of its own; see openvino_worker."""
 
 import contextlib
-import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from errors import EngineError, FccRagError
 from llm.backend import Output
-from llm.openvino_worker import BLOCK, Add, Cancel, Moved, Setup, main
+from llm.openvino_worker import BLOCK, Add, Cancel, Moved, Setup
 from llm.requests import Sampling
 
 START_LIMIT = 300  # seconds; a 13B model is read and compiled in a minute or two
@@ -25,13 +29,12 @@ class OpenVino:
         blocks = max(1, capacity // BLOCK)
         self.slots, self.capacity = slots, blocks * BLOCK
         self._keys: set[int] = set()
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        setup = Setup(folder, end_tokens, slots, blocks, chunk, PRECISION)
-        self._process = spawn.Process(target=main, args=(theirs, setup), name="llm-openvino", daemon=True)
-        self._process.start()
-        theirs.close()  # else its end would never be noticed
+        ours, theirs = socket.socketpair()
+        with theirs:  # closed here, else its end would never be noticed
+            self._process = start("run", str(theirs.fileno()), pass_fds=(theirs.fileno(),))
+        self._pipe = Connection(ours.detach())
         try:
+            self._pipe.send(Setup(folder, end_tokens, slots, blocks, chunk, PRECISION))
             answer = self._pipe.recv() if self._pipe.poll(START_LIMIT) else f"not loaded within {START_LIMIT} seconds"
         except (EOFError, OSError):
             answer = f"its process ended while it loaded, {self._exit()}"
@@ -41,7 +44,7 @@ class OpenVino:
         self.memory_bytes = int(answer)
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         return self._process.pid
 
     def add(self, key: int, ids: list[int], sampling: Sampling, max_new_tokens: int) -> None:
@@ -65,10 +68,11 @@ class OpenVino:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._pipe.close()
-        self._process.join(5)
-        if self._process.is_alive():
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:  # within a long step, or hanging
             self._process.kill()
-            self._process.join()
+            self._process.wait()
 
     def _output(self, moved: Moved) -> Output:
         if moved.end:
@@ -88,6 +92,18 @@ class OpenVino:
             raise EngineError(f"the model's process has ended: {self._exit()}") from None
 
     def _exit(self) -> str:
-        self._process.join(5)
-        code = self._process.exitcode
-        return f"killed by signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+        try:
+            code = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "closing its pipe"
+        return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def start(*arguments: str, pass_fds: tuple[int, ...] = ()) -> "subprocess.Popen[bytes]":
+    """Start openvino_worker. Not by multiprocessing, which would import the main program once more, whatever that does."""
+    root = Path(__file__).parent.parent
+    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "llm.openvino_worker", *arguments]
+    return subprocess.Popen(  # noqa: S603 -- ourselves
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path}, pass_fds=pass_fds
+    )

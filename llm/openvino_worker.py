@@ -1,6 +1,7 @@
 """The process in which OpenVINO GenAI runs: its steps hold Python's global lock, which would stall a server in the same process.
 
-Reads orders from a pipe and writes what each step brought. Knows nothing about text: tokens in, tokens out.
+`python -m llm.openvino_worker run FD` reads orders from a pipe and writes what each step brought; `graph FILE` makes a graph of a
+GGUF file and ends. Knows nothing about text: tokens in, tokens out.
 """
 
 import os
@@ -54,11 +55,12 @@ class Moved:
     end: str | None
 
 
-def main(pipe: Connection, setup: Setup) -> None:
+def run(pipe: Connection) -> None:
     """Run until the other end closes the pipe, which also happens when its process is killed."""
     for ours in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when this ends
         signal.signal(ours, signal.SIG_IGN)
     try:
+        setup = pipe.recv()
         try:
             worker = _Worker(setup)
         except Exception as exc:  # noqa: BLE001 -- told to the one who waits, in one line
@@ -75,8 +77,7 @@ def main(pipe: Connection, setup: Setup) -> None:
 
 def write_graph(source: Path) -> None:
     """Read the GGUF file `source` and write OpenVINO's own form, openvino_model.xml and .bin, beside it."""
-    import openvino_genai as genai  # type: ignore[import-untyped]
-
+    genai = _genai()
     # a tokenizer that holds nothing: only token ids are used
     nothing = genai.Tokenizer(str(source.parent))
     genai.ContinuousBatchingPipeline(str(source), nothing, genai.SchedulerConfig(), "CPU", enable_save_ov_model=True)
@@ -84,9 +85,7 @@ def write_graph(source: Path) -> None:
 
 class _Worker:
     def __init__(self, setup: Setup) -> None:
-        import openvino_genai as genai
-
-        self._genai: Any = genai
+        self._genai = genai = _genai()
         scheduler = genai.SchedulerConfig()
         scheduler.num_kv_blocks = setup.blocks
         scheduler.max_num_batched_tokens = setup.chunk
@@ -152,6 +151,14 @@ class _Worker:
         return config
 
 
+def _genai() -> Any:
+    """The package openvino_genai, without the report that importing it would send to its maker (see retrievers/vectors.py)."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino_genai  # type: ignore[import-untyped]
+
+    return openvino_genai
+
+
 def _tensor(ids: list[int]) -> Any:
     import numpy as np
     import openvino  # type: ignore[import-untyped]
@@ -163,3 +170,13 @@ def _resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+if __name__ == "__main__":
+    from llm import openvino_worker  # noqa: PLW0406 -- the name by which the other end knows what is sent
+
+    order, argument = sys.argv[1:]
+    if order == "run":
+        openvino_worker.run(Connection(int(argument)))
+    else:
+        openvino_worker.write_graph(Path(argument))

@@ -23,20 +23,19 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_models import agenerate_from_stream, generate_from_stream
 from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import Field, PrivateAttr
 
 from errors import EngineError, InvalidRequest, PromptTooLong, SettingsError
 from llm.endpoint import Cards, Endpoint, Event
+from llm.messages import last, turns
 from llm.requests import Sampling
 from settings import LLM
 
 TEMPLATE_TOKENS, TURN_TOKENS = 32, 16  # room for what a chat template writes around a prompt and around each message
 SPARSE = b"abcdefghijklmnopqrstuvwxyz "  # what tokenizers join into longer tokens
 SAMPLING = ("max_tokens", "temperature", "top_p", "seed")
-ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 
 
 def open(llm: LLM) -> "RemoteChat":  # noqa: A001 -- it is read as `remote.open`
@@ -155,7 +154,7 @@ class RemoteChat(BaseChatModel):
             if reason in {"", "abort", "error"}:
                 raise EngineError("the model service broke off its answer")
             before = usage.get("prompt_tokens") or self.get_num_tokens_from_messages(messages)
-            yield _last(reason, before, usage.get("completion_tokens") or self.get_num_tokens("".join(said)))
+            yield last(reason, before, usage.get("completion_tokens") or self.get_num_tokens("".join(said)))
         finally:
             with self._lock:
                 self._running.discard(end)
@@ -274,16 +273,5 @@ def _tokenizer(folder: str) -> Any:
 
 
 def _turns(messages: list[BaseMessage]) -> list[dict[str, str]]:
-    turns = []
-    for message in messages:
-        if (role := ROLES.get(message.type.removesuffix("MessageChunk").lower())) is None:
-            raise InvalidRequest(f"messages of type {message.type} are not supported; use user, assistant or system")
-        turns.append({"role": role, "content": message.text.encode("utf-8", "replace").decode()})  # JSON has no lone surrogates
-    return turns
-
-
-def _last(reason: str, before: int, after: int) -> ChatGenerationChunk:
-    usage = UsageMetadata(input_tokens=before, output_tokens=after, total_tokens=before + after)
-    metadata = {"finish_reason": reason}
-    message = AIMessageChunk(content="", usage_metadata=usage, response_metadata=metadata, chunk_position="last")
-    return ChatGenerationChunk(message=message, generation_info=metadata)
+    """JSON has no lone surrogates, so they are replaced."""
+    return [turn | {"content": turn["content"].encode("utf-8", "replace").decode()} for turn in turns(messages)]

@@ -1,24 +1,39 @@
 """Turns text into vectors: dense ones by a sentence-transformers model, sparse ones by Qdrant's BM25. Knows no store.
 
-Everything runs offline, from a folder of weights that somebody else has resolved.
+Everything runs offline, from a folder of weights that somebody else has resolved. On a CPU the dense model is converted
+for OpenVINO once; from then on neither torch nor sentence-transformers is imported.
 """
 
 import copy
+import ctypes
 import functools
 import hashlib
+import logging
+import os
 import threading
 from abc import abstractmethod
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from langchain_core.embeddings import Embeddings
 from langchain_qdrant.sparse_embeddings import SparseEmbeddings, SparseVector
 from qdrant_edge import Bm25 as Encoder
 from qdrant_edge import SparseVector as EncodedVector
 
+import weights
 from errors import WeightsError
+from retrievers import conversion, vectors
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 BATCH = 32  # passages a step; more brings no speed on a CPU and makes whoever waits for a step wait longer
 _RECENT = 256  # query vectors kept: a search asks for the same one more than once
+
+logger = logging.getLogger(__name__)
+
+
+Engine = Literal["auto", "openvino", "torch"]
 
 
 class Dense(Embeddings):
@@ -53,7 +68,8 @@ class Transformer(Dense):
             model_kwargs={"device": device, "local_files_only": True},
             encode_kwargs={"normalize_embeddings": True, "batch_size": BATCH},
         )
-        model = self._queries._client  # noqa: SLF001 -- the only way to its tokenizer and its size
+        self.model: SentenceTransformer = self._queries._client  # noqa: SLF001 -- the only way to its tokenizer and its size
+        model = self.model.float() if device == "cpu" else self.model  # as OpenVINO computes it
         self._documents = copy.deepcopy(self._queries, {id(weight): weight for weight in model.parameters()})
         self._count = copy.deepcopy(model.tokenizer.backend_tokenizer)
         self._count.no_truncation()
@@ -76,6 +92,35 @@ class Transformer(Dense):
         return len(self._count.encode(text).ids)
 
 
+class Converted(Dense):
+    """A model that `conversion` has made for OpenVINO. Any thread may use it.
+
+    Questions and documents are computed apart, so that a question need not wait for a batch of documents. What computes
+    documents is made when there are some: a server that only answers goes without its memory.
+    """
+
+    def __init__(self, folder: Path, *, name: str, digest: str) -> None:
+        self._model = vectors.Model(folder)
+        self._queries = vectors.Runner(self._model)
+        self._documents: vectors.Runner | None = None
+        self._querying, self._documenting = threading.Lock(), threading.Lock()
+        self._recent = functools.lru_cache(_RECENT)(lambda text: self._queries.embed([text])[0])
+        self.name, self.digest = name, digest
+        self.size, self.limit = self._model.about.size, self._model.about.limit
+
+    def embed_query(self, text: str) -> list[float]:
+        with self._querying:
+            return list(self._recent(text).tolist())
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        with self._documenting:
+            self._documents = self._documents or vectors.Runner(self._model)
+            return list(self._documents.embed(texts).tolist())
+
+    def count_tokens(self, text: str) -> int:
+        return self._model.count_tokens(text)
+
+
 class Bm25(SparseEmbeddings):
     """BM25 term weights, those of a Qdrant server's `qdrant/bm25`; the store adds the inverse document frequency."""
 
@@ -89,21 +134,70 @@ class Bm25(SparseEmbeddings):
         return _sparse(self._encoder.embed_query(text))
 
 
-def load(folder: Path, *, name: str = "", device: str = "") -> Transformer:
-    """The sentence-transformers model in `folder`, on CUDA if there is one and on the CPU otherwise.
+def open(folder: Path, *, engine: Engine, cache: Path, name: str = "") -> Dense:  # noqa: A001 -- it is read as `embeddings.open`
+    """The sentence-transformers model in `folder`, run by `engine`; what is made of it for OpenVINO is kept in `cache`.
 
+    `auto` is torch where there is CUDA, and else OpenVINO, or torch again, and a warning, if OpenVINO cannot run the model.
     `name` is what users call it, by default the folder's name. Raises WeightsError, which names EMBEDDING_MODEL.
+    """
+    _check(folder)
+    if engine == "torch" or (engine == "auto" and _has_cuda()):
+        return load(folder, name=name)
+    try:
+        return _converted(folder, cache, name or folder.name)
+    except WeightsError as exc:
+        if engine == "openvino":
+            raise
+        logger.warning("%s; torch runs it (EMBEDDING_ENGINE=torch saves the attempt)", exc)
+        return load(folder, name=name)
+
+
+def load(folder: Path, *, name: str = "", device: str = "") -> Transformer:
+    """The sentence-transformers model in `folder`, run by torch: on CUDA if there is one and on the CPU otherwise.
+
+    Raises WeightsError, which names EMBEDDING_MODEL.
     """
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    if not (folder / "modules.json").is_file():
-        raise WeightsError(f"EMBEDDING_MODEL: {folder} is no sentence-transformers model (it has no modules.json)")
+    _check(folder)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return Transformer(folder, name=name or folder.name, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except Exception as exc:  # a folder can be wrong in as many ways as there are libraries that read it
         raise WeightsError(f"EMBEDDING_MODEL: cannot load {folder}: {_first_line(exc)}") from exc
+
+
+def _converted(folder: Path, cache: Path, name: str) -> Converted:
+    def fill(out: Path) -> None:
+        weights.say(f"preparing {name} for OpenVINO, once")
+        conversion.convert(folder, out)
+
+    digest = _digest(folder)
+    made = weights.once(cache / "embeddings" / f"{digest}-{_configuration(folder)}", str(conversion.FORMAT), fill)
+    try:
+        return Converted(made, name=name, digest=digest)
+    except Exception as exc:  # OpenVINO and tokenizers have no classes for what goes wrong in them
+        raise WeightsError(f"EMBEDDING_MODEL: OpenVINO cannot load {made}: {_first_line(exc)}") from exc
+
+
+def _check(folder: Path) -> None:
+    if not (folder / "modules.json").is_file():
+        raise WeightsError(f"EMBEDDING_MODEL: {folder} is no sentence-transformers model (it has no modules.json)")
+
+
+def _has_cuda() -> bool:
+    """Whether torch can use CUDA. The driver is asked first: without a device it is not worth importing torch."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    devices = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(devices)) or not devices.value:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _sparse(vector: EncodedVector) -> SparseVector:
@@ -118,6 +212,15 @@ def _digest(folder: Path) -> str:
             with file.open("rb") as reader:
                 total.update(hashlib.file_digest(reader, "sha256").digest())
     return total.hexdigest()[:16]
+
+
+def _configuration(folder: Path) -> str:
+    """8 hex digits over the small files beside the weights: tokenizer, pooling and prompts change the vectors as well."""
+    total = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in {".json", ".txt", ".model"} and not file.name.startswith("."):
+            total.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()[:8]
 
 
 def _first_line(exc: Exception) -> str:

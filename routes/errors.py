@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from errors import FccRagError, NotFound, PromptTooLong, QueueFull
 
@@ -111,10 +112,15 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(request: Request, exc: Exception) -> JSONResponse:
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+def answer(scope: Scope, exc: Exception) -> JSONResponse:
+    """The response to a request that failed, in the shape of its face."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
     status, content, headers = like_openai(exc) if path.startswith("/v1/") else of(exc)
     return JSONResponse(content, status_code=status, headers=headers)
+
+
+async def _handle(request: Request, exc: Exception) -> JSONResponse:
+    return answer(request.scope, exc)
 
 
 def _first(errors: list[Any]) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import callers
@@ -35,13 +35,13 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "\0" in scope["path"]:  # no file system takes it, and LangServe asks one
-            await JSONResponse(errors.body("not_found", "Not Found"), status_code=404)(scope, receive, send)
+            await errors.answer(scope, HTTPException(404))(scope, receive, send)
             return
         limit = self._max_body_bytes()
         content = await _read(receive, limit)
         if content is None:
-            message = f"the body is larger than {limit} bytes (MAX_BODY_MB)"
-            await JSONResponse(errors.body("too_large", message), status_code=413)(scope, receive, send)
+            refusal = HTTPException(413, f"the body is larger than {limit} bytes (MAX_BODY_MB)")
+            await errors.answer(scope, refusal)(scope, receive, send)
             return
         call = _Call(content, receive, send)
         host = scope["client"][0] if scope.get("client") else ""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import Depends, FastAPI, Request
@@ -13,8 +13,9 @@ from langchain_core.runnables.utils import AddableDict
 from langserve import add_routes
 from pydantic import BaseModel, Field, field_validator
 
-from chains.schema import STRICT, Answer, Filters, RetrieveRequest, RetrieveResults, Source, SummarizeRequest, as_data
+from chains.schema import STRICT, Answer, Filters, RetrieveRequest, RetrieveResults, SummarizeRequest, as_data
 from errors import InvalidRequest
+from routes import streams
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
 RANGES = {"max_tokens": (1, None), "temperature": (0, 2), "k": (1, 50)}  # LangServe checks types, not ranges
@@ -130,13 +131,6 @@ def _served(runnable: Runnable[Any, Any], input_type: type, output_type: type) -
     return Batched(bound=runnable, custom_input_type=input_type, custom_output_type=output_type)
 
 
-def sources_as_text(sources: Sequence[Source], content: str) -> str:
-    """The sources an answer cites, or all of them if it cites none, as lines of Markdown."""
-    cited = [s for s in sources if f"[{s.id}]" in content] or sources
-    lines = [f"- [{s.id}] {s.citation}" + (f", page {s.page}" if s.page else "") + f" ({s.source})" for s in cited]
-    return "\n\nSources:\n" + "\n".join(lines) if lines else ""
-
-
 def _conversation(given: Any) -> dict[str, Any]:
     messages = given["messages"] if isinstance(given, dict) else given.messages
     return {"messages": [{"role": ROLES[m.type], "content": m.text} for m in convert_to_messages(messages)]}
@@ -150,17 +144,9 @@ def _question(given: Any) -> dict[str, Any]:
 
 async def _as_text(chunks: AsyncIterator[AddableDict]) -> AsyncIterator[str]:
     """The answer's text as it comes; its summary and the sources it cites after it."""
-    sources: list[Source] = []
-    content = ""
-    async for chunk in chunks:
-        sources = chunk.get("sources", sources)
-        if text := chunk.get("content"):
-            content += text
-            yield text
-        if summary := chunk.get("summary"):
-            yield f"\n\nSummary: {summary}"
-    if text := sources_as_text(sources, content):
-        yield text
+    async for chunk in streams.as_text(chunks):
+        if "content" in chunk:
+            yield chunk["content"]
 
 
 async def _as_plain(chunks: AsyncIterator[AddableDict]) -> AsyncIterator[AddableDict]:

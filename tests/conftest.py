@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -76,7 +77,7 @@ class Served:
     def post(self, path: str, body: object) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=120)
 
-    def queue(self) -> dict[str, int]:
+    def queue(self) -> dict[str, Any]:
         return dict(self.get("/api/status").json()["queue"])
 
 

@@ -1,6 +1,5 @@
 """The engine, with both backends, on a tiny real Llama: what it answers, when it stops, and what it survives."""
 
-import multiprocessing
 import os
 import queue
 import signal
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import pytest
 import tiny
 from engines import KINDS, Engines, Kind, wait_until
@@ -68,6 +68,11 @@ class Inbox:
     @property
     def text(self) -> str:
         return "".join(self.pieces)
+
+
+def workers() -> list[psutil.Process]:
+    """The processes that OpenVINO runs in."""
+    return [child for child in psutil.Process().children() if "llm.openvino_worker" in child.cmdline()]
 
 
 def send(engine: Engine, prompt: str = PROMPT, before: Any = None, **sampling: Any) -> tuple[Request, Inbox]:
@@ -319,8 +324,7 @@ def test_failure(engines: Engines, kind: Kind, monkeypatch: pytest.MonkeyPatch) 
     opened = threading.Event()
     reopen, engine._open_backend = engine._open_backend, lambda: opened.wait(LIMIT) and reopen()  # type: ignore[assignment, return-value]
     if kind == "openvino":
-        mine = {process.pid for process in multiprocessing.active_children() if process.name == "llm-openvino"}
-        os.kill(max(pid for pid in mine if pid), signal.SIGKILL)
+        os.kill(max(workers(), key=lambda worker: worker.create_time()).pid, signal.SIGKILL)
         why = "signal 9"
     else:
         monkeypatch.setattr(engines.parts()[0], "forward", lambda *_, **__: 1 / 0)
@@ -398,7 +402,7 @@ def test_deaf_caller(engine: Engine, error: Exception) -> None:
 
 def test_close(engines: Engines, kind: Kind) -> None:
     """Closing ends what runs and what waits; later requests are refused, and nothing is left running."""
-    threads, children = threading.active_count(), len(multiprocessing.active_children())
+    threads, children = threading.active_count(), len(workers())
     engine, held = engines.make(kind, slots=1), Gate()
     _, running = send(engine, before=held, max_tokens=200)
     assert held.reached.wait(LIMIT)
@@ -413,7 +417,7 @@ def test_close(engines: Engines, kind: Kind) -> None:
     with pytest.raises(EngineError, match="not running"):
         send(engine)
     wait_until(lambda: threading.active_count() <= threads)
-    assert len(multiprocessing.active_children()) == children
+    assert len(workers()) == children
 
 
 def test_cannot_start(engines: Engines) -> None:

@@ -39,7 +39,7 @@ def greedy(llm: LLM, cache: Path) -> str:
 
 def test_every_source_is_the_same_model(model: Path, gguf: Path, tmp_path: Path) -> None:
     """Safetensors and a GGUF file of the same model answer alike in OpenVINO, and as transformers does."""
-    as_it_is = {"device_map": "cpu", "quantization": "none"}
+    as_it_is: Any = {"device_map": "cpu", "quantization": "none"}
     folder = greedy(LLM(local_model_path=str(model), llm_engine="openvino", **as_it_is), tmp_path)
     assert folder
     assert folder == greedy(LLM(local_model_path=str(gguf), llm_engine="openvino", **as_it_is), tmp_path)
@@ -104,7 +104,7 @@ def _as_q4_1(source: Path, out: Path) -> None:
 def test_merged_adapter(model: Path, tmp_path: Path) -> None:
     """An adapter is merged and answers in OpenVINO as it does in transformers; the answer is not the base model's."""
     adapter = tiny.adapter(model, tmp_path / "fcc")
-    settings = {"local_base_model_path": str(model), "device_map": "cpu", "quantization": "none"}
+    settings: Any = {"local_base_model_path": str(model), "device_map": "cpu", "quantization": "none"}
     merged = LLM(local_adapter_path=str(adapter), **settings)
     assert engines.choose(merged, cache=tmp_path) == "openvino"
     answer = greedy(merged, tmp_path)
@@ -136,7 +136,7 @@ def test_what_openvino_cannot_run(model: Path, tmp_path: Path, change: dict[str,
     "setting",
     [{"quantization": "nf4"}, {"local_adapter_path": ".", "adapter_mode": "attach"}],
 )
-def test_settings_that_need_transformers(model: Path, tmp_path: Path, setting: dict[str, str]) -> None:
+def test_settings_that_need_transformers(model: Path, tmp_path: Path, setting: Any) -> None:
     """NF4 and an attached adapter are what transformers does."""
     llm = LLM(local_base_model_path=str(model), device_map="cpu", **setting)
     assert engines.choose(llm, cache=tmp_path) == "transformers"

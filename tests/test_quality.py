@@ -30,7 +30,7 @@ def reference() -> tuple[Any, Any]:
     """The default model in float32, as transformers runs it, and its tokenizer."""
     found = loader.prepare(settings.LLM(device_map="cpu"), cache=cache())
     model = checkpoint.load(found.folder, variable=found.variable)
-    return model.float(), checkpoint.load_tokenizer(found.folder, variable=found.variable)
+    return model, checkpoint.load_tokenizer(found.folder, variable=found.variable)
 
 
 def rows(tokenizer: Any) -> list[list[int]]:
@@ -60,8 +60,8 @@ def test_perplexity(reference: tuple[Any, Any]) -> None:
 def losses(texts: list[list[int]]) -> list[float]:
     """Mean negative log-probability of each row's tokens, by OpenVINO with the settings we serve with."""
     import numpy as np
-    import openvino
-    import openvino_genai as genai
+    import openvino  # type: ignore[import-untyped]
+    import openvino_genai as genai  # type: ignore[import-untyped]
 
     graph = graphs.prepare(settings.LLM(), cache=cache())
     scheduler = genai.SchedulerConfig()

@@ -1,6 +1,9 @@
 """REST as a caller meets it: a real server in a process of its own, driven over HTTP."""
 
+import asyncio
+import contextlib
 import json
+import random
 import statistics
 import threading
 import time
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from conftest import Served
 from httpx_sse import connect_sse
@@ -33,7 +37,7 @@ def events(served: Served, request: dict[str, Any]) -> Generator[tuple[str, dict
             yield event.event, json.loads(event.data)
 
 
-def idle(served: Served, *, within: float = 10) -> dict[str, int]:
+def idle(served: Served, *, within: float = 10) -> dict[str, Any]:
     """The queue once nothing runs or waits."""
     limit = time.monotonic() + within
     while (queue := served.queue())["running"] or queue["waiting"]:
@@ -318,3 +322,34 @@ def test_blank_fields_of_a_form_are_no_fields(server: Served) -> None:
     """A summary asked for by a form that sends its empty fields along is made."""
     answer = server.post("/api/summarize", {"text": "", "citation": "47 CFR 97.119", "source": " "})
     assert answer.status_code == 200, answer.text
+
+
+async def test_dropped_streams_leave_nothing(server: Served) -> None:
+    """Fifty streams, each dropped at a random moment, leave no slot, no thread and little memory behind."""
+    process = psutil.Process(server.process.pid)
+    draw = random.Random(0)
+
+    async def drop(client: httpx.AsyncClient) -> None:
+        with contextlib.suppress(httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout(draw.uniform(0.05, 1.5)):
+                async with client.stream("POST", f"{server.url}/api/chat", json=body(max_tokens=2000, stream=True)) as answer:
+                    async for _ in answer.aiter_lines():
+                        pass
+
+    async def drop_many(count: int) -> None:
+        async with httpx.AsyncClient(timeout=60) as client:
+            await asyncio.gather(*(drop(client) for _ in range(count)))
+
+    await drop_many(20)
+    idle(server)
+    threads, before = process.num_threads(), resident(process)
+    await drop_many(50)
+    after = idle(server)
+    assert after["kv_cache"]["reserved_tokens"] == 0
+    assert process.num_threads() <= threads + 2  # pools grow to their size as they are used
+    assert resident(process) - before < 50e6
+
+
+def resident(process: Any) -> int:
+    """Bytes in memory of the server and the process its model runs in."""
+    return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
