@@ -58,7 +58,7 @@ def create_app(settings: configuration.Settings | None = None) -> FastAPI:
         try:
             _add_routes(app, served, jobs)
             log.info("ready: %s/api/chat/playground/ and %s/docs", chosen.server.url, chosen.server.url)
-            with _draining(served.writer, chosen.server.shutdown_grace_s):
+            with _draining(app, served.writer, chosen.server.shutdown_grace_s):
                 yield
         finally:
             await run_in_threadpool(jobs.stop)
@@ -71,7 +71,12 @@ def create_app(settings: configuration.Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    app.add_middleware(Guard, max_body_bytes=lambda: int(app.state.settings.server.max_body_mb * 1_000_000))
+    app.state.draining = False
+    app.add_middleware(
+        Guard,
+        max_body_bytes=lambda: int(app.state.settings.server.max_body_mb * 1_000_000),
+        draining=lambda: bool(app.state.draining),
+    )
     return app
 
 
@@ -99,7 +104,7 @@ def _add_routes(app: FastAPI, served: "Services", jobs: "Jobs") -> None:
 
 
 @contextlib.contextmanager
-def _draining(writer: "Writer", grace_s: float) -> Iterator[None]:
+def _draining(app: FastAPI, writer: "Writer", grace_s: float) -> Iterator[None]:
     """Let SIGTERM and Ctrl-C end the server in order: nothing new is taken, what runs may finish for a while, then is told.
 
     The streams end by themselves then, so sse-starlette, which would cut them off at once, is asked not to. A second signal
@@ -117,6 +122,7 @@ def _draining(writer: "Writer", grace_s: float) -> Iterator[None]:
     def drain(number: int) -> None:
         nonlocal told
         told += 1
+        app.state.draining = True
         writer.drain()
         grace = grace_s if number == signal.SIGTERM else min(grace_s, HASTE_S)
         loop.call_later(grace if told == 1 else 0, writer.cancel_all)
@@ -135,6 +141,8 @@ def _draining(writer: "Writer", grace_s: float) -> Iterator[None]:
     try:
         yield
     finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         status.enable_automatic_graceful_drain_mode()
 
 

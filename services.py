@@ -96,6 +96,7 @@ class Services:
             temperature=chains.temperature,
             k=self.settings.k,
             summary_threshold=chains.summary_threshold,
+            check=self.writer.model.check_queue,
         )
 
     def retrieve(self) -> "Runnable[Any, Any]":

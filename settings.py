@@ -45,9 +45,9 @@ class Server(_Section):
     host: str = "127.0.0.1"
     port: Port = 8000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    max_body_mb: Annotated[float, Field(gt=0)] = 4.0
+    max_body_mb: Annotated[float, Field(gt=0, le=100_000)] = 4.0
     ingest_from: Literal["local", "any", "nobody"] = "local"
-    shutdown_grace_s: Annotated[float, Field(ge=0)] = 30.0
+    shutdown_grace_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
 
     @property
     def url(self) -> str:
@@ -62,7 +62,7 @@ class LLM(_Section):
     llm_base_url: str = ""
     llm_model: str = ""
     llm_api_key: SecretStr = SecretStr("")
-    llm_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    llm_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     llm_window: Annotated[int, Field(ge=256)] | None = None
     llm_tokenizer: str = ""
     llm_engine: Literal["auto", "openvino", "transformers"] = "auto"
@@ -73,7 +73,7 @@ class LLM(_Section):
     quantization: Literal["auto", "nf4", "int8", "none"] = "auto"
     device_map: Literal["", "auto", "cpu", "cuda"] = ""
     max_gpu_memory: Annotated[str, Field(pattern=r"^(\d+(\.\d+)?\s*(GiB|MiB|GB|MB))?$")] = ""
-    kv_cache_tokens: Annotated[int, Field(ge=256)] = 16384
+    kv_cache_tokens: Annotated[int, Field(ge=1024)] = 16384
     max_running: Annotated[int, Field(ge=1, le=256)] = 16
     max_queue: Annotated[int, Field(ge=1)] = 64
     hf_token: SecretStr = SecretStr("")
@@ -86,6 +86,8 @@ class LLM(_Section):
             raise ValueError(f"LOCAL_ADAPTER_PATH: {self.local_adapter_path} is not a folder")
         if self.max_gpu_memory and self.device_map != "auto":
             raise ValueError("MAX_GPU_MEMORY needs DEVICE_MAP=auto")
+        if self.llm_engine == "openvino" and self.device_map not in {"", "cpu"}:
+            raise ValueError(f"LLM_ENGINE=openvino runs on the CPU; DEVICE_MAP={self.device_map} needs transformers")
         if self.llm_backend == "openai" and not self.llm_base_url:
             raise ValueError("LLM_BACKEND=openai needs LLM_BASE_URL, such as http://localhost:8000/v1")
         if self.llm_backend == "openai" and (self.local_model_path or self.local_base_model_path):

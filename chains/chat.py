@@ -6,8 +6,9 @@ in pieces, `summary` if there is one, and `finish_reason`, `citations`, `usage` 
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,6 +32,9 @@ import prompts
 from chains import answer, condense, summarize
 from chains.markers import Markers
 from chains.schema import ChatRequest, Source, Timings, Usage, checked
+from errors import FccRagError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -84,8 +88,12 @@ def build(
     temperature: float,
     k: int,
     summary_threshold: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Runnable[Any, AddableDict]:
-    """Compose the chain; `window` and `summary_threshold` are in tokens. It is asynchronous: ainvoke, abatch, astream."""
+    """Compose the chain; `window` and `summary_threshold` are in tokens. It is asynchronous: ainvoke, abatch, astream.
+
+    `check` is called first and raises if the model would refuse a request now, which saves retrieving for it.
+    """
     defaults = Defaults(max_tokens=max_tokens, temperature=temperature, k=k).configurable_fields(
         max_tokens=ConfigurableField(id="max_tokens", name="max_tokens", description="New tokens at most"),
         temperature=ConfigurableField(id="temperature", name="temperature", description="0 is greedy"),
@@ -95,6 +103,7 @@ def build(
     summarizer = summarize.build(model, window=window)
 
     def admit(request: ChatRequest) -> ChatRequest:  # counts tokens: LangChain runs a plain function beside the event loop
+        check()
         return answer.admit(request, model, window=window)
 
     async def stand_alone(request: ChatRequest) -> Turn:
@@ -150,8 +159,12 @@ async def _answered(
     if not draft.content:
         yield AddableDict(content="")
     usage = await draft.usage()
-    if _is_long(turn.request, usage, summary_threshold) and draft.content.strip():
-        yield AddableDict(summary=await summarizer.ainvoke(draft.content))
+    whole = draft.content.strip() and draft.finish_reason != "cancelled"
+    if whole and _is_long(turn.request, usage, summary_threshold):
+        try:
+            yield AddableDict(summary=await summarizer.ainvoke(draft.content))
+        except FccRagError as exc:  # the answer is there, and must not be lost for want of its summary
+            log.warning("an answer goes without its summary: %s", exc)
     yield AddableDict(
         finish_reason=draft.finish_reason,
         citations=draft.markers.citations,

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from errors import FccRagError
+from errors import EngineError, FccRagError
 from llm.requests import Sampling
+
+
+class BackendLost(EngineError):
+    """The backend is gone, and with it all requests that ran; a new one has to be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,13 @@ class Backend(Protocol):
         """Let a request join; stop strings are the engine's business. Raises FccRagError if this one cannot be run."""
 
     def step(self) -> list[Output]:
-        """Move all requests by one step, which blocks until it is done; an exception means that all of them are lost."""
+        """Move all requests by one step, or return after a second without any; an exception means that all are lost."""
+
+    def check(self) -> None:
+        """Raise BackendLost if it can run nothing more; asked while nothing runs."""
 
     def cancel(self, key: int) -> None:
-        """Drop a request and free its slot; no output for it follows."""
+        """Drop a request and free its slot; no output for it follows. Raises BackendLost."""
 
     def close(self) -> None:
         """Free the memory; nothing is called afterwards."""

@@ -31,6 +31,10 @@ class ChatPipeline(BaseChatModel):
         """Raise EngineError if new requests are not taken now."""
         self.llm.engine.check()
 
+    def check_queue(self) -> None:
+        """Raise QueueFull or EngineError if a request would be refused now."""
+        self.llm.engine.check_queue()
+
     def metrics(self) -> dict[str, Any]:
         return self.llm.engine.metrics()
 

@@ -104,6 +104,9 @@ class Continuous:
         if running := self._running.pop(key, None):
             self._manager.cancel_request(running.name)
 
+    def check(self) -> None:
+        """It runs in this process: a failure shows in the step it happened in."""
+
     def close(self) -> None:
         self._running.clear()
         self._manager = None

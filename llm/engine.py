@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import callers
 from errors import EngineError, FccRagError, InvalidRequest, PromptTooLong, QueueFull
-from llm.backend import Backend, Output
+from llm.backend import Backend, BackendLost, Output
 from llm.detokenize import Detokenizer
 from llm.prefixes import Prefixes
 from llm.requests import Deliver, Event, Failed, Finished, FinishReason, Piece, Request, Sampling
@@ -44,6 +44,7 @@ class Engine:
         self._changed = threading.Condition()
         self._state: State = "starting"
         self._draining = False
+        self._refusing = False
         self._closed = False
         self._keys = 0
         self._restarts = 0
@@ -83,9 +84,7 @@ class Engine:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens and the model's window is {self.window}")
         request = Request(ids, sampling, deliver, callers.current.get())
         with self._changed:
-            self.check()
-            if (waiting := self._count_waiting()) >= self._max_queue:
-                raise QueueFull(f"{waiting} requests are waiting already", retry_after=self._expected_wait(waiting))
+            self.check_queue()
             self._waiting.append(request)
             self._changed.notify()
         return request
@@ -93,6 +92,18 @@ class Engine:
     def check(self) -> None:
         """Raise EngineError if new requests are not taken now."""
         if self._draining:
+            raise EngineError("the server is shutting down")
+        self._check_running()
+
+    def check_queue(self) -> None:
+        """Raise what `submit` would raise now, whatever the prompt."""
+        with self._changed:
+            self._check_running()
+            if (waiting := self._count_waiting()) >= self._max_queue:
+                raise QueueFull(f"{waiting} requests are waiting already", retry_after=self._expected_wait(waiting))
+
+    def _check_running(self) -> None:
+        if self._refusing:
             raise EngineError("the server is shutting down")
         if self._state == "restarting":
             raise EngineError("the model is being started again")
@@ -117,7 +128,7 @@ class Engine:
             "restarts": self._restarts,
             "kv_cache": {
                 "capacity_tokens": self._capacity,
-                "reserved_tokens": sum(each.reserved for each in running),
+                "reserved_tokens": sum(each.held for each in running),
                 "prompt_tokens": prefixes.prompt_tokens if prefixes else 0,
                 "reused_tokens": prefixes.cached_tokens if prefixes else 0,
                 "hit_rate": round(prefixes.hit_rate, 3) if prefixes else 0.0,
@@ -125,16 +136,20 @@ class Engine:
         }
 
     def drain(self) -> None:
-        """Take no new requests from now on; those that run or wait are finished."""
+        """Say that the server shuts down. Calls that have begun may still submit: an answer can take several requests."""
         with self._changed:
             self._draining = True
 
     def cancel_all(self) -> None:
-        """Cancel what runs and what waits; each is told so."""
+        """Cancel what runs and what waits, each is told so, and take nothing more."""
         with self._changed:
+            self._refusing = True
             for request in (*self._waiting, *(each.request for each in self._running.values())):
                 request.cancel()
             self._changed.notify()
+            busy = self._state == "ready"
+        if not busy:  # the thread is starting the model and cannot tell them
+            self._end_waiting()
 
     def close(self) -> None:
         """Cancel what runs and what waits, and end the thread and the backend."""
@@ -145,6 +160,16 @@ class Engine:
     # -- the engine's thread ------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._keep_serving()
+        except Exception:
+            log.exception("the engine's thread has ended")
+        finally:
+            self._set_state("closed")
+            self._end_waiting()
+            self._fail_all(EngineError("the model is not running"))
+
+    def _keep_serving(self) -> None:
         pause = 1.0
         while not self._closed:
             try:
@@ -152,7 +177,7 @@ class Engine:
             except Exception as exc:  # noqa: BLE001 -- raised to whoever started us, or logged at each attempt
                 if self._state == "starting":
                     self._refused = exc
-                    break
+                    return
                 log.error("the model cannot be started again: %s", exc)  # noqa: TRY400 -- the line says it all
                 self._fail_all(EngineError("the model is away"))
                 self._wait_closed(pause)
@@ -164,16 +189,16 @@ class Engine:
                 self._serve(backend)
             except Exception as exc:
                 log.log(
-                    logging.ERROR, "the model broke down and is started again: %s", exc, exc_info=not isinstance(exc, FccRagError)
+                    logging.ERROR,
+                    "the model broke down and is started again: %s",
+                    exc,
+                    exc_info=not isinstance(exc, FccRagError),
                 )
                 self._set_state("restarting")
                 self._restarts += 1
                 self._fail_running(exc)
             finally:
                 backend.close()
-        self._set_state("closed")
-        self._end_cancelled(None)
-        self._fail_all(EngineError("the model is not running"))
 
     def _begin(self, backend: Backend) -> None:
         self._slots, self._capacity = backend.slots, backend.capacity
@@ -192,7 +217,8 @@ class Engine:
                     self._take(backend, output)
             else:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout=60)
+                    self._changed.wait_for(lambda: self._waiting or self._closed, timeout=1)
+                backend.check()
         self._end_cancelled(backend)
 
     def _admit(self, backend: Backend) -> None:
@@ -210,6 +236,8 @@ class Engine:
                 self._running[running.key] = running
             try:
                 backend.add(running.key, request.ids, sampling, room)
+            except BackendLost:  # which ends this one with all that run
+                raise
             except FccRagError as exc:
                 self._end(running, Failed(exc))
 
@@ -221,7 +249,7 @@ class Engine:
             hosts = Counter(each.request.caller.host for each in self._running.values())
             calls = Counter(each.request.caller for each in self._running.values())
             request = min(self._waiting, key=lambda waiting: (hosts[waiting.caller.host], calls[waiting.caller]))
-            reserved = sum(each.reserved for each in self._running.values())
+            reserved = sum(each.held for each in self._running.values())
             if self._running and reserved + _reserved(request, backend, self.window) > backend.capacity:
                 return None  # nobody overtakes it, or a long prompt would wait for ever
             self._waiting.remove(request)
@@ -234,6 +262,8 @@ class Engine:
         if output.error:
             self._end(running, Failed(output.error))
             return
+        if output.tokens and not running.count:
+            self._keep(running)
         text = running.feed(output.tokens)
         self._generated += len(output.tokens)
         if output.end or running.stopped:
@@ -245,17 +275,24 @@ class Engine:
         else:
             running.pass_on(text)
 
-    def _end_cancelled(self, backend: Backend | None) -> None:
-        """End the requests whose callers have gone."""
+    def _keep(self, running: "_Running") -> None:
+        assert self._prefixes is not None
+        self._prefixes.keep([*running.request.ids, *running.tokens])
+
+    def _end_waiting(self) -> None:
+        """End those who wait and have gone; from any thread."""
         with self._changed:
             gone = [request for request in self._waiting if request.cancelled]
             for request in gone:
                 self._waiting.remove(request)
         for request in gone:
             self._tell(request, Finished("cancelled", 0, 0))
+
+    def _end_cancelled(self, backend: Backend) -> None:
+        """End the requests whose callers have gone."""
+        self._end_waiting()
         for running in [each for each in self._running.values() if each.request.cancelled]:
-            if backend is not None:
-                backend.cancel(running.key)
+            backend.cancel(running.key)
             self._end(running, Finished("cancelled", len(running.request.ids), running.count))
 
     def _fail_running(self, exc: Exception) -> None:
@@ -275,8 +312,7 @@ class Engine:
             del self._running[running.key]
         if running.count:
             self._seconds.append(time.monotonic() - running.since)
-            assert self._prefixes is not None
-            self._prefixes.keep(running.request.ids)
+            self._keep(running)
         self._tell(running.request, event)
 
     def _tell(self, request: Request, event: Finished | Failed) -> None:
@@ -308,10 +344,19 @@ class _Running:
         self.request = request
         self.key = key
         self.reserved = 0  # tokens of keys and values
-        self.count = 0  # tokens generated
+        self.tokens: list[int] = []  # generated
         self.since = time.monotonic()
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(request.sampling.stop)
+
+    @property
+    def count(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def held(self) -> int:
+        """Tokens of keys and values to count for it: those kept free, or those it has taken."""
+        return max(self.reserved, len(self.request.ids) + self.count)
 
     @property
     def stopped(self) -> bool:
@@ -321,7 +366,7 @@ class _Running:
         """The text that has become final; nothing after a stop string."""
         text = ""
         for token in tokens:
-            self.count += 1
+            self.tokens.append(token)
             text += self._matcher.feed(self._detokenizer.feed(token))
             if self.stopped:
                 break

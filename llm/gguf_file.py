@@ -20,6 +20,7 @@ Kind = Literal["F32", "F16", "Q8_0"]
 ARCHITECTURES = ("LlamaForCausalLM",)
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # by GGUF's value type
 _STRING, _ARRAY = 8, 9
+BLOCK = 32  # weights that share a scale in Q8_0
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}
 
 
@@ -87,7 +88,7 @@ def write(folder: Path, out: Path, *, kind: Kind, config: dict[str, Any], tokeni
     heads = int(config["num_attention_heads"])
     kv_heads = int(config.get("num_key_value_heads") or heads)
     layers = int(config["num_hidden_layers"])
-    writer = gguf.GGUFWriter(out, "llama")
+    writer = gguf.GGUFWriter(out, "llama", use_temp_file=True)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_block_count(layers)
@@ -118,7 +119,7 @@ def rewrite(source: Path, out: Path, *, kind: Kind) -> None:
     try:
         reader = gguf.GGUFReader(source)
         architecture = str(reader.fields["general.architecture"].contents())
-        writer = gguf.GGUFWriter(out, architecture)
+        writer = gguf.GGUFWriter(out, architecture, use_temp_file=True)
         for name, field in reader.fields.items():
             if name.startswith(f"{architecture}.") and field.types[0] is not gguf.GGUFValueType.ARRAY:
                 writer.add_key_value(name, field.contents(), field.types[0])
@@ -173,8 +174,10 @@ def _add(writer: "GGUFWriter", name: str, tensor: "np.ndarray[Any, Any]", kind: 
     form = gguf.GGMLQuantizationType[kind]
     if tensor.ndim == 1 or form is gguf.GGMLQuantizationType.F32:
         writer.add_tensor(name, tensor)
-    else:
-        writer.add_tensor(name, gguf.quantize(tensor, form), raw_dtype=form)
+        return
+    if kind == "Q8_0" and tensor.shape[-1] % BLOCK:
+        raise WeightsError(f"rows of {name} do not divide into blocks of {BLOCK}; QUANTIZATION=none keeps them in 16 bits")
+    writer.add_tensor(name, gguf.quantize(tensor, form), raw_dtype=form)
 
 
 def _finish(writer: "GGUFWriter") -> None:

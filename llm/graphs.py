@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # of GGUF files, those that OpenVINO GenAI 2026.4 builds a graph of
-KEPT = ("f16", "q8_0", "q4_0")  # forms that OpenVINO computes with as they are: no minimum, or none but zero
+KEPT = ("f16", "q8_0")  # forms that OpenVINO computes with as they are; files of other kinds may hold several
 _ABOUT = "fcc-rag.json"
+_SMALL = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def _kind(llm: settings.LLM) -> str:
 
 
 def _graph(folder: Path, gguf: Path | None, name: str, kind: str, variable: str, cache: Path) -> Graph:
-    files = [gguf] if gguf else [folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")]
-    source = f"{weights.fingerprint(files)} {kind}"
+    small = [path for name in _SMALL for path in folder.glob(name)]
+    source = f"{weights.fingerprint([gguf] if gguf else [*folder.glob('*.safetensors'), *small])} {kind}"
 
     def fill(out: Path) -> None:
         weights.say(f"preparing {name} for OpenVINO, once (half a minute for a small model)")

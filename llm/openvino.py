@@ -5,15 +5,17 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from errors import EngineError, FccRagError
-from llm.backend import Output
+from llm.backend import BackendLost, Output
 from llm.openvino_worker import BLOCK, Add, Cancel, Moved, Setup
 from llm.requests import Sampling
 
 START_LIMIT = 300  # seconds; a 13B model is read and compiled in a minute or two
+STEP_LIMIT = 300  # seconds without a word; a step of a 13B model takes one or two minutes on a small machine
 # Results must not depend on the machine: without these, keys and values are kept in 8 bits and some CPUs compute in bfloat16.
 PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}
 
@@ -29,6 +31,8 @@ class OpenVino:
         blocks = max(1, capacity // BLOCK)
         self.slots, self.capacity = slots, blocks * BLOCK
         self._keys: set[int] = set()
+        self._received: list[list[Moved]] = []
+        self._heard = time.monotonic()
         ours, theirs = socket.socketpair()
         with theirs:  # closed here, else its end would never be noticed
             self._process = start("run", str(theirs.fileno()), pass_fds=(theirs.fileno(),))
@@ -50,6 +54,8 @@ class OpenVino:
     def add(self, key: int, ids: list[int], sampling: Sampling, max_new_tokens: int) -> None:
         seed = (sampling.seed or 0) & (2**32 - 1) ^ (sampling.seed or 0) >> 32
         temperature = None if sampling.greedy else sampling.temperature
+        if not self._keys:
+            self._heard = time.monotonic()
         self._send(Add(key, ids, max_new_tokens, temperature, sampling.top_p, seed))
         self._keys.add(key)
 
@@ -59,11 +65,15 @@ class OpenVino:
             self._send(Cancel(key))
 
     def step(self) -> list[Output]:
-        try:
-            moved: list[Moved] = self._pipe.recv()
-        except (EOFError, OSError):
-            raise EngineError(f"the model's process has ended: {self._exit()}") from None
-        return [self._output(each) for each in moved if each.key in self._keys]
+        self._receive(wait=1)
+        moved, self._received = self._received, []
+        if not moved and time.monotonic() - self._heard > STEP_LIMIT:
+            raise BackendLost(f"the model's process has not answered for {STEP_LIMIT} seconds")
+        return [self._output(each) for step in moved for each in step if each.key in self._keys]
+
+    def check(self) -> None:
+        if self._process.poll() is not None:
+            raise BackendLost(f"the model's process has ended: {self._exit()}")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -81,15 +91,27 @@ class OpenVino:
             case "lost":
                 error: FccRagError | None = EngineError("the model had no memory left for this request")
                 return Output(moved.key, moved.tokens, None, error)
+            case "refused":
+                error = EngineError("the model did not take this request; the server's log says why")
+                return Output(moved.key, (), None, error)
             case "stop" | "length" | None as end:
                 return Output(moved.key, moved.tokens, end)
         raise EngineError(f"the model's process said {moved.end!r}")
 
+    def _receive(self, *, wait: float) -> None:
+        try:
+            while self._pipe.poll(wait):
+                self._received.append(self._pipe.recv())
+                self._heard, wait = time.monotonic(), 0
+        except (EOFError, OSError):
+            raise BackendLost(f"the model's process has ended: {self._exit()}") from None
+
     def _send(self, order: Add | Cancel) -> None:
+        self._receive(wait=0)  # else both ends might wait for the other to read
         try:
             self._pipe.send(order)
         except OSError:
-            raise EngineError(f"the model's process has ended: {self._exit()}") from None
+            raise BackendLost(f"the model's process has ended: {self._exit()}") from None
 
     def _exit(self) -> str:
         try:
@@ -103,7 +125,7 @@ def start(*arguments: str, pass_fds: tuple[int, ...] = ()) -> "subprocess.Popen[
     """Start openvino_worker. Not by multiprocessing, which would import the main program once more, whatever that does."""
     root = Path(__file__).parent.parent
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "llm.openvino_worker", *arguments]
+    command = [sys.executable, "-P", "-m", "llm.openvino_worker", *arguments]  # -P: not from the current folder
     return subprocess.Popen(  # noqa: S603 -- ourselves
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path}, pass_fds=pass_fds
     )

@@ -48,7 +48,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a step brought for a request: new tokens, and "stop", "length" or "lost" if it ended."""
+    """What a step brought for a request: new tokens, and "stop", "length", "lost" or "refused" if it ended."""
 
     key: int
     tokens: tuple[int, ...]
@@ -109,9 +109,9 @@ class _Worker:
             return
         try:
             self._handles[order.key] = self._pipe.add_request(order.key, _tensor(order.ids), self._config(order))
-        except RuntimeError as exc:
+        except Exception as exc:  # noqa: BLE001 -- one bad request must not end the others
             sys.stderr.write(f"openvino: {exc}\n")
-            self._unsaid.append(Moved(order.key, (), "lost"))
+            self._unsaid.append(Moved(order.key, (), "refused"))
 
     def step(self) -> list[Moved]:
         if self._pipe.has_non_finished_requests():
@@ -141,8 +141,9 @@ class _Worker:
 
     def _config(self, order: Add) -> Any:
         config = self._genai.GenerationConfig(max_new_tokens=order.max_new_tokens, apply_chat_template=False)
-        config.set_eos_token_id(self._end_tokens[0])  # the tokenizer would say; there is none here
-        config.stop_token_ids = set(self._end_tokens)
+        config.set_eos_token_id(next(iter(self._end_tokens), 0))  # the tokenizer would say; there is none here
+        config.ignore_eos = not self._end_tokens
+        config.stop_token_ids = set(self._end_tokens) or {0}
         config.do_sample = order.temperature is not None
         if order.temperature is not None:
             config.temperature = order.temperature

@@ -69,6 +69,7 @@ class RemoteChat(BaseChatModel):
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _running: set[Callable[[], object]] = PrivateAttr(default_factory=set)  # what ends each answer, from any thread
     _draining: bool = PrivateAttr(default=False)
+    _refusing: bool = PrivateAttr(default=False)
     _generated: int = PrivateAttr(default=0)
 
     @property
@@ -103,7 +104,8 @@ class RemoteChat(BaseChatModel):
 
     async def check(self) -> None:
         """Raise EngineError if the service is away or no longer serves the model, or new requests are not taken now."""
-        self._refuse_if_draining()
+        if self._draining:
+            raise EngineError("the server is shutting down")
         try:
             cards = await asyncio.to_thread(self.endpoint.models)
         except SettingsError as exc:
@@ -111,13 +113,19 @@ class RemoteChat(BaseChatModel):
         if not _serves(cards, self.name):
             raise EngineError(f"{self.endpoint.url} no longer serves {self.name}")
 
+    def check_queue(self) -> None:
+        """Raise EngineError if a request would be refused now; whether the service has room it tells when it is asked."""
+        if self._refusing:
+            raise EngineError("the server is shutting down")
+
     def drain(self) -> None:
-        """Take no new requests; those that run are finished."""
+        """Say that the server shuts down. Calls that have begun may still ask: an answer can take several requests."""
         self._draining = True
 
     def cancel_all(self) -> None:
-        """End what runs; each caller is told."""
+        """End what runs, each caller is told, and ask nothing more."""
         with self._lock:
+            self._refusing = True
             for end in self._running:
                 with contextlib.suppress(RuntimeError):  # its event loop is closed, and so is the answer
                     end()
@@ -133,7 +141,7 @@ class RemoteChat(BaseChatModel):
     async def _pieces(
         self, messages: list[BaseMessage], stop: list[str] | str | None, given: dict[str, Any]
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
-        self._refuse_if_draining()
+        self.check_queue()
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         reading = asyncio.create_task(self._read(self._body(messages, stop, given), events.put_nowait))
         reading.add_done_callback(lambda _: events.put_nowait(None))
@@ -166,10 +174,6 @@ class RemoteChat(BaseChatModel):
         async with aclosing(self.endpoint.answer(body)) as events:
             async for event in events:
                 put(event)
-
-    def _refuse_if_draining(self) -> None:
-        if self._draining:
-            raise EngineError("the server is shutting down")
 
     def _body(self, messages: list[BaseMessage], stop: list[str] | str | None, given: dict[str, Any]) -> dict[str, Any]:
         """What to ask for. Raises InvalidRequest, or PromptTooLong if the window has no room for an answer."""

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import callers
-from errors import FccRagError
+from errors import EngineError, FccRagError
 from routes import errors
 
 log = logging.getLogger(__name__)
@@ -19,9 +19,13 @@ log = logging.getLogger(__name__)
 class Guard:
     """ASGI middleware. LangServe runs an abandoned /invoke to its end; here a caller who has gone takes the work along."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: Callable[[], int]) -> None:
-        """`max_body_bytes` is asked at each request, since settings are read when the server starts."""
+    def __init__(self, app: ASGIApp, *, max_body_bytes: Callable[[], int], draining: Callable[[], bool] = lambda: False) -> None:
+        """`max_body_bytes` is asked at each request, since settings are read when the server starts.
+
+        While `draining`, no new work is taken: calls that have begun are finished.
+        """
         self._app = app
+        self._draining = draining
         self._max_body_bytes = max_body_bytes
         self._calls = itertools.count(1)
 
@@ -36,6 +40,9 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "\0" in scope["path"]:  # no file system takes it, and LangServe asks one
             await errors.answer(scope, HTTPException(404))(scope, receive, send)
+            return
+        if self._draining() and scope["method"] == "POST":
+            await errors.answer(scope, EngineError("the server is shutting down"))(scope, receive, send)
             return
         limit = self._max_body_bytes()
         content = await _read(receive, limit)

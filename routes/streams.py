@@ -6,7 +6,7 @@ from typing import Any
 
 from chains.schema import Source
 
-EARLY = 0.1  # seconds in which a refusal to start (a full queue, say) still becomes an HTTP status in a stream
+EARLY = 0.5  # seconds in which a refusal to start (a full queue, say) still becomes an HTTP status in a stream
 SOURCES = "\n\nSources:\n"
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import Served, serving
 
@@ -58,3 +59,12 @@ def test_second_start_fetches_and_indexes_nothing(tmp_path: Path) -> None:
         log = third.log.read_text(encoding="utf-8")
         assert not [word for word in ("fetching", "preparing", "indexing") if word in log], log
         assert third.get("/api/status").json()["collection"]["passages"] == before
+        assert "10 minutes" in str(ask(third, "How often must an amateur station identify itself?")["message"])
+        assert not [path for path in libraries(third) if "libtorch" in path]
+        assert third.get("/api/status").json()["process"]["rss_bytes"] < 1.5e9
+
+
+def libraries(served: Served) -> set[str]:
+    """The files that the server and its model's process have in memory."""
+    process = psutil.Process(served.process.pid)
+    return {area.path for each in (process, *process.children(recursive=True)) for area in each.memory_maps()}

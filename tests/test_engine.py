@@ -1,17 +1,22 @@
 """The engine, with both backends, on a tiny real Llama: what it answers, when it stops, and what it survives."""
 
+import contextlib
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import tiny
+from conftest import ROOT
 from engines import KINDS, Engines, Kind, wait_until
 
 import callers
@@ -73,6 +78,20 @@ class Inbox:
 def workers() -> list[psutil.Process]:
     """The processes that OpenVINO runs in."""
     return [child for child in psutil.Process().children() if "llm.openvino_worker" in child.cmdline()]
+
+
+def newest_worker() -> psutil.Process:
+    return max(workers(), key=lambda worker: worker.create_time())
+
+
+def all_workers() -> list[psutil.Process]:
+    """Also those whose parents are gone."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "llm.openvino_worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def send(engine: Engine, prompt: str = PROMPT, before: Any = None, **sampling: Any) -> tuple[Request, Inbox]:
@@ -324,7 +343,7 @@ def test_failure(engines: Engines, kind: Kind, monkeypatch: pytest.MonkeyPatch) 
     opened = threading.Event()
     reopen, engine._open_backend = engine._open_backend, lambda: opened.wait(LIMIT) and reopen()  # type: ignore[assignment, return-value]
     if kind == "openvino":
-        os.kill(max(workers(), key=lambda worker: worker.create_time()).pid, signal.SIGKILL)
+        os.kill(newest_worker().pid, signal.SIGKILL)
         why = "signal 9"
     else:
         monkeypatch.setattr(engines.parts()[0], "forward", lambda *_, **__: 1 / 0)
@@ -373,17 +392,99 @@ def test_restart_fails(engines: Engines, kind: Kind, monkeypatch: pytest.MonkeyP
 
 
 def test_drain(engines: Engines, kind: Kind) -> None:
-    """While the server shuts down what runs is finished, and nothing new is taken."""
+    """While the server shuts down what has begun is finished, then all is cancelled and nothing new is taken."""
     engine = engines.make(kind)
     _, inbox = send(engine, max_tokens=60)
     engine.drain()
     with pytest.raises(EngineError, match="shutting down"):
-        send(engine)
-    with pytest.raises(EngineError, match="shutting down"):
         engine.check()
+    assert ask(engine)[1].reason == "length"  # the second request of a call that had begun
     end = inbox.end()
     assert isinstance(end, Finished)
     assert end.reason == "length"
+    _, late = send(engine, max_tokens=200)
+    engine.cancel_all()
+    with pytest.raises(EngineError, match="shutting down"):
+        send(engine)
+    end = late.end()
+    assert isinstance(end, Finished)
+    assert end.reason == "cancelled"
+    engine.close()
+
+
+def test_worker_dies_while_idle(engines: Engines) -> None:
+    """A model's process that is killed while nothing runs is started again before anybody asks."""
+    engine = engines.make("openvino")
+    ask(engine)
+    os.kill(newest_worker().pid, signal.SIGKILL)
+    wait_until(lambda: engine.metrics()["restarts"] == 1 and engine.metrics()["alive"])
+    assert ask(engine)[1].reason == "length"
+    engine.close()
+
+
+def test_worker_hangs(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's process that does not answer any more is noticed and replaced; until then requests can be cancelled."""
+    from llm import openvino
+
+    engine = engines.make("openvino")
+    ask(engine)
+    newest_worker().suspend()
+    request, gone = send(engine)
+    request.cancel()
+    end = gone.end()
+    assert isinstance(end, Finished)
+    assert end.reason == "cancelled"
+    monkeypatch.setattr(openvino, "STEP_LIMIT", 2)
+    end = send(engine)[1].end()
+    assert isinstance(end, Failed)
+    assert "not answered" in str(end.error)
+    wait_until(lambda: engine.metrics()["alive"])
+    assert ask(engine)[1].reason == "length"
+    newest_worker().suspend()
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 15
+    assert engine.metrics()["state"] == "closed"
+
+
+def test_cancelled_while_restarting(engines: Engines) -> None:
+    """Who waits while the model is started again is told at once when the server gives up on it."""
+    engine, held = engines.make("openvino", slots=1), Gate()
+    _, running = send(engine, before=held)
+    assert held.reached.wait(LIMIT)
+    _, waiting = send(engine)
+    opened = threading.Event()
+    reopen, engine._open_backend = engine._open_backend, lambda: opened.wait(LIMIT) and reopen()  # type: ignore[assignment, return-value]
+    os.kill(newest_worker().pid, signal.SIGKILL)
+    held.opened.set()
+    assert isinstance(running.end(), Failed)
+    engine.cancel_all()
+    assert waiting.end() == Finished("cancelled", 0, 0)
+    opened.set()
+    engine.close()
+
+
+def test_program_that_does_not_close(engines: Engines, tmp_path: Path) -> None:
+    """A program without a main guard that ends, or is killed, without closing the engine leaves no process behind."""
+    program = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from pathlib import Path
+from engines import Engines
+engine = Engines(Path({str(engines.folder)!r}), Path({str(engines.cache)!r})).make("openvino")
+print(engine.metrics()["state"], flush=True)
+"""
+    (tmp_path / "llm.py").write_text("raise SystemExit('the current folder is not where the worker comes from')")
+    before = {worker.pid for worker in all_workers()}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout) == (0, "ready\n"), done.stderr
+    wait_until(lambda: {worker.pid for worker in all_workers()} <= before)
+
+
+def test_no_end_token(engines: Engines, kind: Kind) -> None:
+    """A model that no token ends runs to its limit."""
+    engine = engines.make(kind, end_tokens=())
+    assert ask(engine)[1].reason == "length"
     engine.close()
 
 
@@ -414,7 +515,7 @@ def test_close(engines: Engines, kind: Kind) -> None:
     assert end.reason == "cancelled"
     assert [inbox.end() for inbox in waiting] == [Finished("cancelled", 0, 0)] * 3
     assert engine.metrics()["alive"] is False
-    with pytest.raises(EngineError, match="not running"):
+    with pytest.raises(EngineError, match="shutting down"):
         send(engine)
     wait_until(lambda: threading.active_count() <= threads)
     assert len(workers()) == children

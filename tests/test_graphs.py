@@ -1,6 +1,7 @@
 """What OpenVINO runs: made from safetensors, from GGUF files and from merged adapters, once, and which engine is chosen."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def test_made_once(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == ""
     assert (first.name, first.quantization, first.window, first.end_tokens) == ("Tiny-Chat", "q8_0", 256, (2,))
     assert not list(first.folder.glob("*.gguf"))
+    changed = tmp_path / "changed" / "Tiny-Chat"
+    shutil.copytree(model, changed)
+    (changed / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    (changed / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    other = graphs.prepare(LLM(local_model_path=str(changed), device_map="cpu"), cache=tmp_path)
+    assert other.end_tokens == (2, 7)
+    assert other.tokenizer().apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi"
     assert first.memory_bytes > 10_000
 
 
@@ -148,6 +156,13 @@ def test_rubbish_is_no_gguf(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.gguf").write_bytes(content)
     with pytest.raises(WeightsError, match="GGUF file"):
         gguf_file.read_header(tmp_path / "model.gguf")
+
+
+def test_rows_that_are_no_blocks(tmp_path: Path) -> None:
+    """A model whose rows cannot be quantised says which setting helps."""
+    odd = tiny.make(tmp_path / "odd", hidden=48)
+    with pytest.raises(WeightsError, match="QUANTIZATION=none"):
+        graphs.prepare(LLM(local_model_path=str(odd), device_map="cpu"), cache=tmp_path)
 
 
 def test_unknown_architecture(tmp_path: Path, gguf: Path) -> None:

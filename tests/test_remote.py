@@ -155,17 +155,19 @@ async def test_model_taken_away(chat: remote.RemoteChat, service: Service) -> No
 
 
 async def test_drain(service: Service) -> None:
-    """While the server shuts down what runs is finished, and nothing new is taken."""
+    """While the server shuts down what has begun is finished, and health says so; then nothing more is asked."""
     service.replies = [Reply(events=[piece("One "), 0.2, piece("two.", "stop"), "[DONE]"])]
     chat = remote.open(service.settings())
     running = asyncio.create_task(chat.ainvoke(MESSAGES))
     await until(lambda: bool(service.asked))
     chat.drain()
-    for call in (chat.ainvoke(MESSAGES), chat.check()):
-        with pytest.raises(EngineError, match="shutting down"):
-            await call
+    with pytest.raises(EngineError, match="shutting down"):
+        await chat.check()
     assert (await running).text == "One two."
     assert chat.metrics()["state"] == "draining"
+    chat.cancel_all()
+    with pytest.raises(EngineError, match="shutting down"):
+        await chat.ainvoke(MESSAGES)
 
 
 @pytest.mark.parametrize("threaded", [False, True])

@@ -50,13 +50,14 @@ def test_running_answers_finish(tmp_path: Path, tiny_model: Path, embedding_fold
     """An answer that runs when the server is told to stop is finished; new calls find nobody."""
     command = commands()[way]
     with serving(tmp_path, command=command, LOCAL_MODEL_PATH=str(tiny_model), EMBEDDING_MODEL=str(embedding_folder)) as served:
-        stream = Stream(served, max_tokens=1000)
+        stream = Stream(served, max_tokens=1000, summarize="always")  # whose summary is asked for after the signal
         served.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         with pytest.raises(httpx.ConnectError):
             served.get("/api/health/live")
         name, end = stream.end()
         assert (name, end["finish_reason"], end["usage"]["completion_tokens"]) == ("end", "length", 1000)
+        assert "summary" in [event for event, _ in stream.events]
         assert served.process.wait(30) == 0
     assert "Traceback" not in served.log.read_text()
 
