@@ -73,7 +73,7 @@ class LLM(_Section):
     quantization: Literal["auto", "nf4", "int8", "none"] = "auto"
     device_map: Literal["", "auto", "cpu", "cuda"] = ""
     max_gpu_memory: Annotated[str, Field(pattern=r"^(\d+(\.\d+)?\s*(GiB|MiB|GB|MB))?$")] = ""
-    kv_cache_tokens: Annotated[int, Field(ge=1024)] = 16384
+    kv_cache_tokens: Annotated[int, Field(ge=1024)] = 12288
     max_running: Annotated[int, Field(ge=1, le=256)] = 16
     max_queue: Annotated[int, Field(ge=1)] = 64
     hf_token: SecretStr = SecretStr("")

@@ -1,6 +1,7 @@
 """Chooses the engine for a model and starts it: OpenVINO GenAI on a CPU, transformers on CUDA, or what LLM_ENGINE names."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,6 +61,9 @@ def choose(llm: settings.LLM, *, cache: Path) -> Name:
 
         if torch.cuda.is_available() or llm.device_map == "cuda":
             return "transformers"
+    if os.name == "nt":
+        _log.info("OpenVINO is not used: its process is started in a way that Windows does not have")
+        return "transformers"
     if why := graphs.unsuitable(llm, loader.base(llm, cache=cache)):
         _log.info("OpenVINO is not used: %s", why)
         return "transformers"
