@@ -1,6 +1,6 @@
 """Drops streams at random moments, and looks at what stays behind: no slot, no thread, and hardly any memory.
 
-python benchmarks/soak.py [--streams 1000] [--at-once 16] [--url http://127.0.0.1:8000]
+python benchmarks/soak.py [--streams 1000] [--at-once 8] [--url http://127.0.0.1:8000]
 
 Without --url it starts a server of its own. Streams go at random to POST /api/chat and both models of /v1/chat/completions, and
 are cut off after a random time, some before the first token, some amid the answer. What a server keeps for good, such as pools of
@@ -31,7 +31,8 @@ import watch
 from contexts import Book
 
 GROWTH = 50_000_000  # bytes that may stay behind
-LONGEST = 4.0  # seconds after which a stream is cut off at the latest
+LONGEST = 10.0  # seconds after which a stream is cut off at the latest
+BURST = 32  # streams at once that let every pool of threads grow to its full size
 SETTLE = 60.0  # seconds in which slots must come free
 IDLE = 15.0  # seconds after which idle threads of pools have ended
 
@@ -61,7 +62,9 @@ class Soak:
     async def fill(self) -> None:
         """Have whole prompts answered until the memory for keys and values, which is kept for good, has been written once."""
         async with httpx.AsyncClient(base_url=self._url, timeout=300, trust_env=False) as http:
-            left = (await self._status(http))["queue"]["kv_cache"]["capacity_tokens"]
+            left = (
+                1.5 * (await self._status(http))["queue"]["kv_cache"]["capacity_tokens"]
+            )  # the last block of each is used again
             while left > 0:
                 prompt = self._book.own(str(self._rng.random()), 1)[0]
                 body = {"model": self._model, "messages": prompt.messages, "max_tokens": 1}
@@ -111,7 +114,7 @@ class Soak:
         path, body = self._request()
         pieces = 0
         try:
-            async with asyncio.timeout(self._rng.uniform(0, LONGEST)), http.stream("POST", path, json=body) as response:
+            async with asyncio.timeout(LONGEST * self._rng.random() ** 2), http.stream("POST", path, json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     return f"refused with {response.status_code}"
                 async for _ in response.aiter_bytes():
@@ -141,9 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="a running server on this machine; by default one is started")
     parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--at-once", type=int, default=16)
+    parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--warm-up", type=int, default=50, help="streams before the first look")
-    parser.add_argument("--prompt-tokens", type=int, default=200)
+    parser.add_argument("--prompt-tokens", type=int, default=150)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     weights = model_files.prepare()
@@ -159,7 +162,7 @@ def main() -> None:
 
 async def _run(soak: Soak, given: argparse.Namespace) -> int:
     await soak.fill()
-    await soak.drop(given.warm_up, given.at_once)
+    await soak.drop(given.warm_up, BURST)
     before = await soak.rest()
     soak.ends.clear()
     began = time.monotonic()

@@ -37,7 +37,7 @@ async def begun(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
 async def as_text(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """An answer for callers who read text only: `content` in pieces, with its summary and its sources at its end.
 
-    The last chunk is the chain's own last one and holds the `sources` too.
+    The last chunk is the chain's own last one and holds the `sources` too. A whole answer may also come as one chunk.
     """
     sources: list[Source] = []
     content = ""
@@ -45,13 +45,13 @@ async def as_text(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         sources = chunk.get("sources", sources)
         if text := chunk.get("content"):
             content += text
-            yield chunk
-        elif summary := chunk.get("summary"):
+            yield {"content": text}
+        if summary := chunk.get("summary"):
             yield {"content": f"\n\nSummary: {summary}"}
-        elif "finish_reason" in chunk:
+        if "finish_reason" in chunk:
             if text := sources_as_text(sources, content):
                 yield {"content": text}
-            yield chunk | {"sources": sources}
+            yield {key: value for key, value in chunk.items() if key not in {"content", "summary"}} | {"sources": sources}
 
 
 def sources_as_text(sources: Sequence[Source], content: str) -> str:

@@ -21,7 +21,7 @@ from httpx_sse import connect_sse
 pytestmark = pytest.mark.models
 
 QUESTION = "How often must an amateur station identify itself?"
-LONG = 3000  # tokens; the tiny model would take many seconds
+LONG = 6000  # tokens; the tiny model would take many seconds
 
 
 def body(question: str = QUESTION, **fields: Any) -> dict[str, Any]:
