@@ -12,10 +12,9 @@ from typing import Any, Literal
 import callers
 from errors import EngineError, FccRagError, InvalidRequest, PromptTooLong, QueueFull
 from llm.backend import Backend, BackendLost, Output
-from llm.detokenize import Detokenizer
 from llm.prefixes import Prefixes
-from llm.requests import Deliver, Event, Failed, Finished, FinishReason, Piece, Request, Sampling
-from llm.stops import StopMatcher
+from llm.requests import Deliver, Failed, Finished, Request, Sampling
+from llm.running import Running, deliver_to
 from llm.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class Engine:
         self._open_backend = open_backend
         self._max_queue = max_queue
         self._waiting: deque[Request] = deque()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._changed = threading.Condition()
         self._state: State = "starting"
         self._draining = False
@@ -224,7 +223,7 @@ class Engine:
     def _admit(self, backend: Backend) -> None:
         while (request := self._next(backend)) is not None:
             self._keys += 1
-            running = _Running(request, self._keys, self._tokens.tokenizer)
+            running = Running(request, self._keys, self._tokens.tokenizer)
             room = min(request.sampling.max_tokens, self.window - len(request.ids))
             running.reserved = _reserved(request, backend, self.window)
             assert self._prefixes is not None
@@ -275,7 +274,7 @@ class Engine:
         else:
             running.pass_on(text)
 
-    def _keep(self, running: "_Running") -> None:
+    def _keep(self, running: Running) -> None:
         assert self._prefixes is not None
         self._prefixes.keep([*running.request.ids, *running.tokens])
 
@@ -307,7 +306,7 @@ class Engine:
         for request in waiting:
             self._tell(request, Failed(error))
 
-    def _end(self, running: "_Running", event: Finished | Failed) -> None:
+    def _end(self, running: Running, event: Finished | Failed) -> None:
         with self._changed:
             del self._running[running.key]
         if running.count:
@@ -317,7 +316,7 @@ class Engine:
 
     def _tell(self, request: Request, event: Finished | Failed) -> None:
         self._ends[_kind(event)] += 1
-        _deliver(request, event)
+        deliver_to(request, event)
 
     def _count_waiting(self) -> int:
         return sum(not request.cancelled for request in self._waiting)
@@ -337,53 +336,6 @@ class Engine:
             self._changed.wait_for(lambda: self._closed, timeout=seconds)
 
 
-class _Running:
-    """A request that runs: its tokens as text, cut at stop strings."""
-
-    def __init__(self, request: Request, key: int, tokenizer: Any) -> None:
-        self.request = request
-        self.key = key
-        self.reserved = 0  # tokens of keys and values
-        self.tokens: list[int] = []  # generated
-        self.since = time.monotonic()
-        self._detokenizer = Detokenizer(tokenizer)
-        self._matcher = StopMatcher(request.sampling.stop)
-
-    @property
-    def count(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def held(self) -> int:
-        """Tokens of keys and values to count for it: those kept free, or those it has taken."""
-        return max(self.reserved, len(self.request.ids) + self.count)
-
-    @property
-    def stopped(self) -> bool:
-        return self._matcher.found is not None
-
-    def feed(self, tokens: tuple[int, ...]) -> str:
-        """The text that has become final; nothing after a stop string."""
-        text = ""
-        for token in tokens:
-            self.tokens.append(token)
-            text += self._matcher.feed(self._detokenizer.feed(token))
-            if self.stopped:
-                break
-        return text
-
-    def flush(self) -> str:
-        return self._matcher.feed(self._detokenizer.flush()) + self._matcher.flush()
-
-    def finished(self, end: str | None) -> Finished:
-        reason: FinishReason = "stop" if self.stopped or end == "stop" else "length"
-        return Finished(reason, len(self.request.ids), self.count, self._matcher.found)
-
-    def pass_on(self, text: str) -> None:
-        if text and not self.request.cancelled:
-            _deliver(self.request, Piece(text))
-
-
 def _reserved(request: Request, backend: Backend, window: int) -> int:
     """Tokens of keys and values to keep free for a request, in whole blocks."""
     most = min(request.sampling.max_tokens, window - len(request.ids))
@@ -395,10 +347,3 @@ def _kind(event: Finished | Failed) -> str:
     if isinstance(event, Failed):
         return "failed"
     return "stop_string" if event.stop is not None else event.reason
-
-
-def _deliver(request: Request, event: Event) -> None:
-    try:
-        request.deliver(event)
-    except Exception:  # noqa: BLE001 -- most often the caller's event loop is closed: nobody is left to tell
-        request.cancel()

@@ -119,15 +119,19 @@ def rewrite(source: Path, out: Path, *, kind: Kind) -> None:
     try:
         reader = gguf.GGUFReader(source)
         architecture = str(reader.fields["general.architecture"].contents())
-        writer = gguf.GGUFWriter(out, architecture, use_temp_file=True)
-        for name, field in reader.fields.items():
-            if name.startswith(f"{architecture}.") and field.types[0] is not gguf.GGUFValueType.ARRAY:
-                writer.add_key_value(name, field.contents(), field.types[0])
-        writer.add_file_type(_FILE_TYPES[kind])
-        for tensor in reader.tensors:
-            _add(writer, tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type), kind)
-    except (OSError, ValueError, KeyError, NotImplementedError) as exc:
+    except (ValueError, KeyError) as exc:  # a file cut short, or one that does not say what it is
         raise WeightsError(f"{source} cannot be read: {exc}") from exc
+    writer = gguf.GGUFWriter(out, architecture, use_temp_file=True)
+    for name, field in reader.fields.items():
+        if name.startswith(f"{architecture}.") and field.types[0] is not gguf.GGUFValueType.ARRAY:
+            writer.add_key_value(name, field.contents(), field.types[0])
+    writer.add_file_type(_FILE_TYPES[kind])
+    for tensor in reader.tensors:
+        try:
+            plain = gguf.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as exc:  # gguf knows the name of the form, and not how to undo it
+            raise WeightsError(f"{source}: {tensor.name} is in a form that cannot be undone, {tensor.tensor_type.name}") from exc
+        _add(writer, tensor.name, plain, kind)
     _finish(writer)
 
 
