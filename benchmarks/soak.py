@@ -28,7 +28,7 @@ import model_files
 import psutil
 import servers
 import watch
-from contexts import Book
+from contexts import Book, Prompt
 
 GROWTH = 50_000_000  # bytes that may stay behind
 LONGEST = 10.0  # seconds after which a stream is cut off at the latest
@@ -60,16 +60,23 @@ class Soak:
         self._rng = random.Random(seed)  # noqa: S311 -- nothing secret
 
     async def fill(self) -> None:
-        """Have whole prompts answered until the memory for keys and values, which is kept for good, has been written once."""
+        """Have whole answers given, as many at once as run at once, until what is kept for good has been taken.
+
+        That is the memory for keys and values, and the copies of the weights that products of one row and of several read.
+        """
         async with httpx.AsyncClient(base_url=self._url, timeout=300, trust_env=False) as http:
-            left = (
-                1.5 * (await self._status(http))["queue"]["kv_cache"]["capacity_tokens"]
-            )  # the last block of each is used again
-            while left > 0:
-                prompt = self._book.own(str(self._rng.random()), 1)[0]
-                body = {"model": self._model, "messages": prompt.messages, "max_tokens": 1}
+            queue = (await self._status(http))["queue"]
+            left = 1.5 * queue["kv_cache"]["capacity_tokens"]  # the last block of each is used again
+
+            async def ask(prompt: Prompt) -> None:
+                body = {"model": self._model, "messages": prompt.messages, "max_tokens": 16}
                 (await http.post("/v1/chat/completions", json=body)).raise_for_status()
-                left -= prompt.tokens
+
+            while left > 0:
+                prompts = self._book.own(str(self._rng.random()), queue["max_running"])
+                await asyncio.gather(*(ask(prompt) for prompt in prompts))
+                left -= sum(prompt.tokens for prompt in prompts)
+            await ask(prompts[0])  # and one alone
 
     async def drop(self, count: int, at_once: int, *, every: int = 100) -> None:
         """So many streams, so many at a time, each cut off at a random moment; a line after `every` of them."""

@@ -12,7 +12,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 import prompts
 from chains.schema import SummarizeRequest, checked
-from errors import InvalidRequest, QueueFull
+from errors import EngineError, InvalidRequest, QueueFull
 
 RETRIES = 3  # of a call that finds the queue full
 SUMMARY_TOKENS = 200  # of one partial summary
@@ -148,8 +148,13 @@ def _inert(text: str) -> str:
 
 
 def _complete(message: AIMessage) -> str:
-    """A summary that ran into its token limit loses its broken last sentence, if it has whole ones before it."""
+    """A summary that ran into its token limit loses its broken last sentence, if it has whole ones before it.
+
+    Raises EngineError for one that the server cancelled at its end: it must not pass as whole.
+    """
     text = message.text.strip()
+    if message.response_metadata.get("finish_reason") == "cancelled":
+        raise EngineError("the model was stopped before the summary was complete")
     if message.response_metadata.get("finish_reason") == "length" and (whole := re.match(r".*[.!?](?=\s)", text, re.DOTALL)):
         return whole[0]
     return text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import random
 import threading
 import time
@@ -20,6 +21,7 @@ from llm.tokens import Tokens
 log = logging.getLogger(__name__)
 
 EXPECTED_ANSWER = 256  # tokens; room kept for an answer where the backend can put a request back that needs more
+SHARE = 0.75  # of the queue, for the requests of one host
 LONGEST_PAUSE = 30.0  # seconds between attempts to start a backend again
 
 State = Literal["starting", "ready", "restarting", "closed"]
@@ -98,8 +100,13 @@ class Engine:
         """Raise what `submit` would raise now, whatever the prompt."""
         with self._changed:
             self._check_running()
-            if (waiting := self._count_waiting()) >= self._max_queue:
-                raise QueueFull(f"{waiting} requests are waiting already", retry_after=self._expected_wait(waiting))
+            waiting = [request.caller.host for request in self._waiting if not request.cancelled]
+            later = self._expected_wait(len(waiting))
+            if len(waiting) >= self._max_queue:
+                raise QueueFull(f"{len(waiting)} requests are waiting already", retry_after=later)
+            host = callers.current.get().host
+            if host and (own := waiting.count(host)) >= math.ceil(SHARE * self._max_queue):
+                raise QueueFull(f"{own} requests of yours are waiting already", retry_after=later)
 
     def _check_running(self) -> None:
         if self._refusing:

@@ -4,9 +4,13 @@
 GGUF file and ends. Knows nothing about text: tokens in, tokens out.
 """
 
+import contextlib
+import ctypes
+import mmap
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,6 +72,8 @@ def run(pipe: Connection) -> None:
             return
         pipe.send(worker.memory)
         while True:
+            if not worker.busy:
+                worker.rest()
             while not worker.busy or pipe.poll():
                 worker.take(pipe.recv())
             pipe.send(worker.step())
@@ -93,6 +99,7 @@ class _Worker:
         scheduler.dynamic_split_fuse = True
         scheduler.enable_prefix_caching = True
         self._pipe = genai.ContinuousBatchingPipeline(str(setup.folder), scheduler, "CPU", setup.properties)
+        self._weights = list(_mapped(setup.folder))
         self._end_tokens = setup.end_tokens
         self._handles: dict[int, Any] = {}
         self._unsaid: list[Moved] = []
@@ -101,6 +108,11 @@ class _Worker:
     @property
     def busy(self) -> bool:
         return bool(self._handles or self._unsaid or self._pipe.has_non_finished_requests())
+
+    def rest(self) -> None:
+        """Let the pages of the weights' file go: products read copies of their own, and what is read again comes back."""
+        for start, length in self._weights:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED)
 
     def take(self, order: Add | Cancel) -> None:
         if isinstance(order, Cancel):
@@ -165,6 +177,15 @@ def _tensor(ids: list[int]) -> Any:
     import openvino  # type: ignore[import-untyped]
 
     return openvino.Tensor(np.array([ids], dtype=np.int64))
+
+
+def _mapped(folder: Path) -> Iterator[tuple[int, int]]:
+    """Where files of the folder are in this process's memory, as address and length in bytes; nothing where nobody can tell."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+            if line.partition("/")[2].startswith(f"{folder.resolve()}/"[1:]):
+                start, end = (int(address, 16) for address in line.split()[0].split("-"))
+                yield start, end - start
 
 
 def _resident_bytes() -> int:

@@ -14,7 +14,7 @@ from langserve import add_routes
 from pydantic import BaseModel, Field, field_validator
 
 from chains.schema import STRICT, Answer, Filters, RetrieveRequest, RetrieveResults, SummarizeRequest, as_data
-from errors import InvalidRequest
+from errors import EngineError, InvalidRequest
 from routes import streams
 
 ROLES = {"human": "user", "ai": "assistant", "system": "system"}
@@ -145,6 +145,8 @@ def _question(given: Any) -> dict[str, Any]:
 async def _as_text(chunks: AsyncIterator[AddableDict]) -> AsyncIterator[str]:
     """The answer's text as it comes; its summary and the sources it cites after it."""
     async for chunk in streams.as_text(chunks):
+        if chunk.get("finish_reason") == "cancelled":  # text alone cannot say that it is not whole
+            raise EngineError("the model was stopped before the answer was complete")
         if "content" in chunk:
             yield chunk["content"]
 

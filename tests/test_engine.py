@@ -274,9 +274,29 @@ def test_queue_full(engines: Engines, kind: Kind) -> None:
     engine.close()
 
 
+def test_queue_is_shared(engines: Engines, kind: Kind) -> None:
+    """One host takes at most three quarters of the queue, so that its batch never has another host refused."""
+    engine, held = engines.make(kind, max_queue=4, slots=1), Gate()
+    inboxes = [send(engine, before=held)[1]]
+    assert held.reached.wait(LIMIT)
+    token = callers.current.set(callers.Caller("a", "batch"))
+    try:
+        inboxes += [send(engine)[1] for _ in range(3)]
+        with pytest.raises(QueueFull, match="3 requests of yours are waiting already"):
+            send(engine)
+    finally:
+        callers.current.reset(token)
+    inboxes.append(send(engine)[1])
+    with pytest.raises(QueueFull, match="4 requests are waiting already"):
+        send(engine)
+    held.opened.set()
+    assert all(isinstance(inbox.end(), Finished) for inbox in inboxes)
+    engine.close()
+
+
 def test_fair(engines: Engines, kind: Kind) -> None:
     """One caller's batch of 50 does not make another wait for all of it, whether the other comes from elsewhere or not."""
-    engine, held = engines.make(kind, slots=2), Gate()
+    engine, held = engines.make(kind, max_queue=80, slots=2), Gate()
     order: list[str] = []
 
     def sent(host: str, call: str, before: Any = None) -> Inbox:
@@ -418,6 +438,21 @@ def test_worker_dies_while_idle(engines: Engines) -> None:
     ask(engine)
     os.kill(newest_worker().pid, signal.SIGKILL)
     wait_until(lambda: engine.metrics()["restarts"] == 1 and engine.metrics()["alive"])
+    assert ask(engine)[1].reason == "length"
+    engine.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells which pages of a file are in memory")
+def test_weights_are_held_once(engines: Engines) -> None:
+    """At rest the file of the weights takes no memory: the model's products read copies of their own."""
+    engine = engines.make("openvino")
+    ask(engine)
+
+    def held() -> list[int]:
+        return [each.rss for each in newest_worker().memory_maps() if each.path.endswith("openvino_model.bin")]
+
+    assert held()
+    wait_until(lambda: not sum(held()))
     assert ask(engine)[1].reason == "length"
     engine.close()
 

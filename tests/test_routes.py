@@ -10,10 +10,11 @@ import pytest
 from fakes import ListRetriever, ScriptedModel
 from fastapi import FastAPI
 from langchain_core.documents import Document
+from langchain_core.runnables import RunnablePassthrough
 
 from chains import chat as chat_chain
 from errors import EngineError, FccRagError, QueueFull, StoreError
-from routes import chat, errors, status
+from routes import chat, errors, langserve, status
 from routes.guard import Guard
 
 PASSAGE = Document("The limit is 1 watt.", metadata={"citation": "47 CFR 15.247(b)(3)", "source": "x.md", "score": 0.9})
@@ -34,13 +35,14 @@ def app_of(model: ScriptedModel) -> FastAPI:
         summary_threshold=10_000,
     )
     app.include_router(chat.router(chain, model="scripted"))
+    langserve.add(app, chat=chain, retrieve=RunnablePassthrough(), summarize=RunnablePassthrough())
     return app
 
 
-async def post(app: FastAPI, body: dict[str, Any]) -> httpx.Response:
+async def post(app: FastAPI, body: dict[str, Any], path: str = "/api/chat") -> httpx.Response:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
-        return await http.post("/api/chat", json=body)
+        return await http.post(path, json=body)
 
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -66,6 +68,18 @@ async def test_full_queue_is_429(stream: bool) -> None:
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "7"
     assert answer.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_fields':DeprecationWarning")  # LangServe does
+async def test_cancelled_answer_is_not_whole() -> None:
+    """An answer that the server cut off at its end fails where text alone is sent, and says so where it has fields."""
+    app = app_of(ScriptedModel(say=lambda _: ["The limit "], finish_reason="cancelled"))
+    messages = [{"type": "human", "content": "What is the limit?"}]
+    answer = await post(app, {"input": {"messages": messages}}, "/api/chat/invoke")
+    assert answer.status_code == 503
+    assert "before the answer was complete" in answer.json()["error"]["message"]
+    answer = await post(app, {"input": {"question": "What is the limit?"}}, "/api/rag/invoke")
+    assert answer.json()["output"]["finish_reason"] == "cancelled"
 
 
 async def test_unforeseen_error_tells_no_details() -> None:

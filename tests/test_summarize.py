@@ -191,6 +191,13 @@ async def test_cut_off(finish_reason: str, summary: str) -> None:
     assert await summarize.build(model, window=WINDOW).ainvoke("x") == summary
 
 
+async def test_cancelled() -> None:
+    """A summary that the server cancelled does not pass as whole."""
+    model = ScriptedModel(say=saying("The limit is"), finish_reason="cancelled")
+    with pytest.raises(EngineError, match="before the summary was complete"):
+        await summarize.build(model, window=WINDOW).ainvoke("x")
+
+
 async def read(*, citation: str = "", source: str = "") -> str:
     if citation == "47 CFR 1.1":
         raise NotFound("47 CFR 1.1 is not indexed")
