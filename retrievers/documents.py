@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from langchain_core.documents import Document as Passage
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
+
+from retrievers import citations
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,8 @@ class Block:
 
     `citation` is the paragraph's full cite ("47 CFR 15.247(b)(3)") or "" where the document gives none; `headings` is the
     way down to it, outermost first, a heading's own text last; `page` counts from 1 and is None where the format has no
-    pages.
+    pages; `caption` is what a table is called and `notes` what is noted below it, which stand in paragraphs of their own,
+    too.
     """
 
     start: int
@@ -22,6 +25,8 @@ class Block:
     citation: str = ""
     headings: tuple[str, ...] = ()
     page: int | None = None
+    caption: str = ""
+    notes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,12 @@ class PassageMetadata(BaseModel):
     document_hash: str
     document_passages: int
     ordinal: int
+
+    @computed_field
+    def place(self) -> str:
+        """The section, appendix, part or publication that `citation` lies in; editions are editions of a place."""
+        citation = citations.read(self.citation)
+        return str(citation.whole) if citation else ""
 
 
 __all__ = ["Block", "Passage", "PassageMetadata", "SourceDocument"]

@@ -19,7 +19,9 @@ Measure = Callable[[str], int]
 HEADING_SEPARATOR = " > "
 
 _CONTEXT_SHARE = 3  # the context line may fill a third of a passage
-_HEADER_SHARE = 2  # a table's repeated header half of what is left
+_HEADER_SHARE = 0.7  # a table's repeated header most of what is left: without it figures say nothing
+_NOTES_SHARE = 4  # its notes a quarter
+_DELIMITER = re.compile(r"^\|(?:[ :]*-+[ :]*\|)+[ \t]*\n", re.MULTILINE)
 _CREDIT = re.compile(r"^\[\d+ (?:FR|Fed\. Reg\.) \d[^\n]*\][ \t]*(?:\n|\Z)", re.MULTILINE)
 
 
@@ -27,7 +29,7 @@ _CREDIT = re.compile(r"^\[\d+ (?:FR|Fed\. Reg\.) \d[^\n]*\][ \t]*(?:\n|\Z)", re.
 class _Unit:
     """A stretch of a block that is not divided further, and its cost with the white space behind it.
 
-    `header` is what the row of a table needs above it if it begins a passage.
+    `header` is what the row of a table needs above it if it begins a passage: notes, caption and header rows.
     """
 
     start: int
@@ -44,8 +46,10 @@ def split(document: SourceDocument, *, limit: int, measure: Measure, document_ha
     """The passages of a document, in order; `measure(embedded_text(passage)) <= limit` for each.
 
     Their spans are disjoint and hold every visible character of all blocks but headings; a heading is a passage only
-    where nothing follows that has it in its heading path. `page_content` is the text of the span, below the header rows
-    where it goes on with a table. `measure` is called a few times for each sentence, on little more than its text.
+    where nothing follows that has it in its heading path. `page_content` is the text of the span. Where that begins in
+    a table, it stands below the table's caption, and where it goes on with one, below caption and header rows; a table
+    in several passages has its notes above each. `measure` is called a few times for each sentence, on little more than
+    its text.
 
     Raises ValueError if `limit` leaves no room for text beside the citation.
     """
@@ -56,17 +60,17 @@ def embedded_text(passage: Passage) -> str:
     """What stands for the passage in a dense or sparse index: its citation and headings, then its text.
 
     Source notes ("[54 FR 17714, ...]") are left out, unless there is nothing else: they answer no question and draw
-    short passages towards each other.
+    short passages towards each other. So is the line of dashes below a table's heads.
     """
     text = passage.page_content
-    told = _CREDIT.sub("", text).rstrip()
+    told = _DELIMITER.sub("", _CREDIT.sub("", text)).rstrip()
     context = _context(passage.metadata["citation"], passage.metadata["heading"])
     return f"{context}\n{told or text}" if context else told or text
 
 
 def content_hash(document: SourceDocument) -> str:
     """The SHA-256 of all that passages are made from, so that an equal hash needs no new ingestion."""
-    blocks = [(b.start, b.end, b.kind, b.citation, b.headings, b.page) for b in document.blocks]
+    blocks = [(b.start, b.end, b.kind, b.citation, b.headings, b.page, b.caption, b.notes) for b in document.blocks]
     about = (document.source, document.title, document.part, document.section, document.edition)
     return hashlib.sha256(json.dumps([document.text, about, blocks]).encode()).hexdigest()
 
@@ -121,18 +125,29 @@ class _Splitter:
         """A table's rows, the first together with the header; a row too long for its room is cut like a sentence."""
         text = self.text[block.start : block.end]
         header = _header(text)
-        cost = self._cost(header + "\n") if header else 0
-        repeated = header if cost <= room // _HEADER_SHARE else ""
+        # a table that must be cut has its notes in each part; one that need not has them below it
+        whole = self._cost(text)
+        notes = block.notes if whole > room and self._cost(block.notes) <= room // _NOTES_SHARE else ""
+        opening, opening_cost = self._above([notes, block.caption], room)
+        repeated, repeated_cost = self._above([notes, block.caption, header], room)
         cuts = [block.start + match.start() for match in re.finditer("\n", text) if match.start() > len(header)]
-        if header and self._cost(text[: (cuts[0] if cuts else block.end) - block.start]) > room:
+        if header and self._cost(text[: (cuts[0] if cuts else block.end) - block.start]) > room - opening_cost:
             cuts.insert(0, block.start + len(header))
         for start, end in zip([block.start, *cuts], [*cuts, block.end], strict=True):
-            below = repeated if start > block.start else ""
-            for unit in self._pieces(block, start, end, room - (cost if below else 0)):
-                if below:
-                    unit.header, unit.header_cost = below, cost
-                unit.whole = self._cost(text) if unit.opens else 0
+            above, cost = (repeated, repeated_cost) if start > block.start else (opening, opening_cost)
+            for unit in self._pieces(block, start, end, room - cost):
+                unit.header, unit.header_cost = above, cost
+                unit.whole = whole + opening_cost if unit.opens else 0
                 yield unit
+
+    def _above(self, lines: Sequence[str], room: int) -> tuple[str, int]:
+        """What is repeated above the rows of a passage, with its cost: all the lines, else the last ones, else nothing."""
+        lines = [line for line in lines if line]
+        for first in range(len(lines)):
+            text = "\n".join(lines[first:])
+            if (cost := self._cost(_DELIMITER.sub("", text + "\n"))) <= room * _HEADER_SHARE:
+                return text, cost
+        return "", 0
 
     def _pieces(self, block: Block, start: int, end: int, room: int) -> Iterator[_Unit]:
         """The span as it is if it fits, else its sentences, clauses, words or characters, whichever fit first."""

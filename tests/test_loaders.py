@@ -143,6 +143,17 @@ def test_a_page_of_scripts_has_no_text(tmp_path: Path) -> None:
     assert "no text" in loading.reason(loading.write(tmp_path, "page.html", "<html><body><script>x()</script></body></html>"))
 
 
+def test_a_long_head_over_many_columns_is_said_once(tmp_path: Path) -> None:
+    """A header is repeated in each passage of its table, so a very long one says what spans columns above the first only."""
+    above = "Separation in kilometers from the contour that is protected"
+    cells = "".join(f"<th>{n} watts</th>" for n in range(6))
+    row = "".join(f"<td>{n}</td>" for n in range(7))
+    table = f"<tr><th rowspan=2>Height</th><th colspan=6>{above}</th></tr><tr>{cells}</tr><tr>{row}</tr>"
+    document = loading.document(loading.write(tmp_path, "page.html", f"<html><body><table>{table}</table></body></html>"))
+    header = document.text.split("\n")[0]
+    assert header == f"| Height | {above} / 0 watts | 1 watts | 2 watts | 3 watts | 4 watts | 5 watts |"
+
+
 # DOCX ---------------------------------------------------------------------------------------------------------------
 
 

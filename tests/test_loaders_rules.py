@@ -75,6 +75,30 @@ def test_a_pdf_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "no PDF" in loading.reason(loading.write(tmp_path, "note.pdf", b"hello %%EOF"))
 
 
+def test_a_source_note_and_a_heading_are_whole_beside_a_table(tmp_path: Path) -> None:
+    """A source note goes on to its bracket although its lines begin with numbers; wide rows hide no wrapped heading."""
+    rows = [f"| {'Band of the kind described ' * 3}{n} | {'Limit ' * 9} |" for n in range(30)]
+    lines = [
+        "§ 7.10 Quiet devices.",
+        "(a) A device of the kind described",
+        "is quiet.",
+        "[54 FR 17714, Apr. 25, 1989, as amended at 56 FR 1, Jan. 2, 1991;",
+        "88 FR 47394, July 24, 2023]",
+        "§ 7.11 Logs of the kind",
+        "that is described here.",
+        "Keep a log.",
+        *rows,
+    ]
+    document = loading.document(loading.write(tmp_path, "rules.pdf", loading.pdf([lines])))
+    assert [text for kind, _, text in loading.blocks(document) if kind != "table"] == [
+        "§ 7.10 Quiet devices.",
+        "(a) A device of the kind described is quiet.",
+        "[54 FR 17714, Apr. 25, 1989, as amended at 56 FR 1, Jan. 2, 1991; 88 FR 47394, July 24, 2023]",
+        "§ 7.11 Logs of the kind that is described here.",
+        "Keep a log.",
+    ]
+
+
 # eCFR XML -----------------------------------------------------------------------------------------------------------
 
 _ECFR = """<?xml version="1.0"?>

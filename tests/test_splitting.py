@@ -51,7 +51,7 @@ def _check(document: SourceDocument, passages: Sequence[Passage], limit: int, me
         span = document.text[meta["start"] : meta["end"]]
         header, _, _ = passage.page_content.rpartition(span)
         assert passage.page_content.endswith(span)
-        assert header.strip() in document.text
+        assert all(line in document.text for line in header.split("\n"))
         assert measure(embedded_text(passage)) <= limit
         assert (meta["ordinal"], meta["document_passages"]) == (ordinal, len(passages))
         position = meta["end"]
@@ -76,6 +76,8 @@ _PIECES = st.one_of(
     _PARAGRAPHS.map(Piece),
     _TABLES.map(lambda text: Piece(text, "table")),
     st.builds(Piece, st.text(max_size=80), st.just("heading"), st.integers(1, 6)),
+    st.just(Piece("Table 1. Limits of noise", tracked=False)),
+    st.just(Piece("^1 At night only.", tracked=False)),
     st.just(Piece("§ 7.12 A section.", "heading", SECTION)),
 )
 
@@ -132,6 +134,23 @@ def test_a_table_repeats_its_header() -> None:
     span = document.text[second.metadata["start"] : second.metadata["end"]]
     assert second.page_content == f"{header}\n{span}"
     assert "".join(_texts(passages)).count("| 7 W |") == 1
+
+
+def test_a_narrow_passage_has_a_tables_heads_rather_than_its_caption() -> None:
+    """Where caption and heads leave no room for rows the caption goes, and figures keep their heads."""
+    table = "\n".join(["| Band | Limit of noise in decibel |", "| --- | --- |", *(f"| {n} | {n} |" for n in range(30))])
+    pieces = [Piece("Table 1. " + "Noise at sea and on land " * 3, tracked=False), Piece(table, "table")]
+    passages = _split(_document(Piece("§ 7.10 Limits.", "heading", SECTION), *pieces), limit=120)
+    assert len(passages) > 4
+    for passage in passages[1:]:
+        assert passage.page_content.startswith("| Band | Limit of noise in decibel |\n| --- | --- |\n")
+
+
+def test_the_line_of_dashes_in_a_table_is_not_embedded() -> None:
+    """It costs tokens and says nothing; the passage's text keeps it."""
+    (passage,) = _split(_document(Piece("| Band | Limit |\n| --- | :-: |\n| Low | 5 W |", "table")))
+    assert "---" in passage.page_content
+    assert embedded_text(passage) == "| Band | Limit |\n| Low | 5 W |"
 
 
 def test_a_table_stays_with_the_line_above_it() -> None:

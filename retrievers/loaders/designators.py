@@ -68,6 +68,11 @@ _ABOUT = re.compile(
 )
 # what may end a list: a definition or a sentence, but no row of figures, note or caption
 _ENTRY = re.compile(r"[\s*_\"“]*(?!(?i:editorial|note|table|figure|where)\b)[A-Z](?!.*\.{5})", re.DOTALL)
+# "(b)-(d) [Reserved]": one paragraph for several, and the row goes on from the last of them
+_RESERVED = re.compile(
+    rf"\s*[*_]{{0,2}}{_DESIGNATOR}\s*(?:[-\u2013\u2014]|through|to|and)\s*{_DESIGNATOR}[*_]{{0,2}}[\s.]*\[Reserved\]",
+    re.IGNORECASE,
+)
 _TELEPHONE = re.compile(r"\s*\(\d{3}\)\s*\d{3}[-\u2013 ]\d{4}")
 
 
@@ -83,11 +88,15 @@ def outline(paragraphs: Sequence[str]) -> list[list[Mark]]:
         tokens = leading(text)
         for position, token in enumerate(tokens):
             readings = _step(readings, token, index, 0, loose=bare > 1 and position == 0)
+        if reserved := _RESERVED.match(text):
+            readings = [_reached(reading, reserved[2]) for reading in readings]
         if not tokens and _ENTRY.match(text):
             readings = _rest(readings, index, first=bare == 0)
         bare = 0 if tokens else bare + 1
         for number, inside in enumerate(list(_INSIDE.finditer(text))[:4]):
-            taken = _step(readings, inside[1], index, inside.end(), loose=bare > 1 and number == 0)
+            taken = readings
+            for position, token in enumerate(leading(text[inside.end() :]) or [inside[1]]):
+                taken = _step(taken, token, index, inside.end(), loose=bare > 1 and number == position == 0)
             readings = _best([*readings, *(r._replace(cost=r.cost + 0.3) for r in taken)])
     return _resolve(readings[0].trail, paragraphs)
 
@@ -128,6 +137,15 @@ def _step(readings: list[_Reading], token: str, index: int, offset: int, *, loos
             reached = (*stack[:kept], _Level(*level, hangs))
             following.append(_Reading(cost + extra, reached, _Trail(before, index, offset, reached)))
     return _best(following)
+
+
+def _reached(reading: _Reading, token: str) -> _Reading:
+    """The reading, its innermost level counted on to another designator of its row, by which it is not called."""
+    if not reading.stack:
+        return reading
+    level = reading.stack[-1]
+    place = dict(ordinals(token)).get(level.kind, level.place)
+    return reading._replace(stack=(*reading.stack[:-1], level._replace(place=max(place, level.place))))
 
 
 def _rest(readings: list[_Reading], index: int, *, first: bool) -> list[_Reading]:

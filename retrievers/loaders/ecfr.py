@@ -180,7 +180,8 @@ def _note(element: _Element) -> Iterator[Piece]:
 
 def _table(element: _Element) -> Iterator[Piece]:
     """The caption, the table, and the notes below it."""
-    if caption := _text(element.find("CAPTION")):
+    caption = _text(element.find("CAPTION"))
+    if caption:
         yield Piece(caption, tracked=False)
     notes: list[str] = []
     rows: list[Row] = []
@@ -191,7 +192,7 @@ def _table(element: _Element) -> Iterator[Piece]:
         else:
             rows.append(Row(cells, header=all(cell.tag == "TH" for cell in row.iterchildren("TH", "TD"))))
     if text := markdown(rows):
-        yield Piece(text, "table")
+        yield Piece(text, "table", caption=caption)
     yield from (Piece(note, tracked=False) for note in notes)
 
 

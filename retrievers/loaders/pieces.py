@@ -3,6 +3,7 @@
 Knows the structure of rules, but no file format. All loaders end here.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +22,18 @@ _CREDIT = re.compile(r"\s*\[\d+ (?:FR|Fed\. Reg\.) \d")
 PART_LINE = re.compile(r"(?:PART \d|SUBCHAPTER [A-Z]|Subpart [A-Z]{1,3}\s*[\u2013—-])")
 _APPENDIX_LINE = re.compile(r"(?:APPENDIX|Appendix) [A-Z0-9]{1,4} (?:to|TO) (?:part|Part|PART) \d")
 _SENTENCES = re.compile(r"[.;] [A-Z(]")
+_CAPTION = re.compile(r"(?:TABLE|Table)\s+(?:[A-Z]{1,2}[.-]?)?\d|(?:TABLE|Table)\s+[A-Z]\b")
+_NOTE = re.compile(r"(?:\^?\d{1,2}\s+[A-Z\[]|\^\d{1,2}\s?\S|\*{1,4}\s?[A-Z]|(?:Note|NOTE)\b)")
+_LONGEST_CAPTION = 250
+_MOST_NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One heading, paragraph or table, in reading order. `level` counts a heading's depth, from 1.
 
-    `tracked` is false for text whose designators are not the section's own, such as a quoted form.
+    `tracked` is false for text whose designators are not the section's own, such as a quoted form. `caption` is what a
+    table is called and `notes` its notes; they are the texts of the pieces before and behind.
     """
 
     text: str
@@ -35,6 +41,8 @@ class Piece:
     level: int = 0
     page: int | None = None
     tracked: bool = True
+    caption: str = ""
+    notes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ def assemble(pieces: Iterable[Piece], origin: Origin, *, separator: str = "\n", 
     kept = [replace(piece, text=piece.text.strip("\n")) for piece in pieces if piece.text.strip()]
     if not structured:
         kept = [_promoted(piece, origin.title_number) for piece in kept]
+    kept = [_described(kept, index) if piece.kind == "table" else piece for index, piece in enumerate(kept)]
     placed = _place(kept, origin, len(separator))
     blocks: list[Block] = []
     for scope in _scopes(placed):
@@ -141,6 +150,17 @@ def _promoted(piece: Piece, title_number: int) -> Piece:
         level = SUBPART if piece.text.startswith("Subpart") else SECTION if opens and opens.section else PART
         return replace(piece, kind="heading", level=level)
     return piece
+
+
+def _described(pieces: Sequence[Piece], index: int) -> Piece:
+    """A table with its caption, if the paragraph above reads like one, and with the notes in the paragraphs below."""
+    table = pieces[index]
+    above = pieces[index - 1] if index else table
+    named = _CAPTION.match(above.text) and len(above.text) <= _LONGEST_CAPTION and not above.text.endswith((".", ";"))
+    caption = " ".join(above.text.split()) if named and above.kind == "paragraph" else ""
+    below = pieces[index + 1 : index + 1 + _MOST_NOTES]
+    notes = itertools.takewhile(lambda piece: piece.kind == "paragraph" and _NOTE.match(piece.text), below)
+    return replace(table, caption=table.caption or caption, notes="\n".join(" ".join(note.text.split()) for note in notes))
 
 
 def _place(pieces: Sequence[Piece], origin: Origin, gap: int) -> list[_Placed]:
@@ -211,6 +231,8 @@ def _cut(entry: _Placed, marks: Sequence[Mark], base: Citation | None) -> list[B
             citation=str(replace(base, paragraphs=mark.path)) if base else "",
             headings=entry.headings,
             page=entry.piece.page,
+            caption=entry.piece.caption,
+            notes=entry.piece.notes,
         )
         blocks.append(block)
     return blocks

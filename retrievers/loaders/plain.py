@@ -11,6 +11,7 @@ from retrievers import citations
 from retrievers.documents import SourceDocument
 from retrievers.loaders.lines import Line, paragraphs
 from retrievers.loaders.pieces import LoadFailure, Origin, Piece, assemble, is_heading
+from retrievers.loaders.publications import arranged
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -20,6 +21,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _WRAPPED = 120  # a line longer than this was not broken by an editor, so what follows is not its rest
+_OPENING = 10  # lines in which a publication says its number
 _BINARY = "it is binary data, not text"
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
@@ -28,6 +30,8 @@ _FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})")
 _ATX = re.compile(r"\s{0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
 _UNDERLINE = re.compile(r"\s{0,3}(=+|-{2,})\s*$")
 _DELIMITER = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$")
+_NOTE = re.compile(r"\s{0,3}\[\^([^\]\s]+)\]:\s*(.*)$")
+_NOTED = re.compile(r"\[\^([^\]\s]+)\](?!:)")
 _FIELD = re.compile(r"([A-Za-z_]+)\s*:\s*(.*?)\s*$")
 
 
@@ -57,7 +61,8 @@ def load_text(path: Path, source: str, uri: str) -> Iterator[SourceDocument | Lo
             lines.append(Line(""))
     first = next((n for n, line in enumerate(lines) if is_heading(line.text)), 0)
     number = title_number("\n".join(line.text for line in lines[: first + 1]))
-    yield assemble(paragraphs(lines), Origin(uri, source, title_number=number))
+    opening = [line.text for line in lines[:_OPENING]]
+    yield assemble(*arranged(paragraphs(lines), Origin(uri, source, title_number=number), path.name, opening))
 
 
 def load_markdown(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFailure]:
@@ -70,7 +75,7 @@ def load_markdown(path: Path, source: str, uri: str) -> Iterator[SourceDocument 
         except ValueError:
             raise DocumentError(f"its front matter gives {named!r}, which is no citation") from None
         origin = replace(origin, citation=given, title_number=given.title)
-    document = assemble(_blocks(lines), origin, separator="\n\n")
+    document = assemble(*arranged(_noted(_blocks(lines)), origin, path.name), separator="\n\n")
     if not document.blocks:
         raise DocumentError("it is empty")
     yield document
@@ -136,6 +141,19 @@ def _front_matter(lines: list[str]) -> tuple[dict[str, str], list[str]]:
     return fields, lines[end + 1 :]
 
 
+def _noted(pieces: list[Piece]) -> list[Piece]:
+    """The pieces, each footnote ("[^1]: ...") behind the first that refers to it."""
+    notes = {match[1]: piece for piece in pieces if piece.kind == "paragraph" and (match := _NOTE.match(piece.text))}
+    own = {id(piece) for piece in notes.values()}
+    placed: list[Piece] = []
+    for piece in pieces:
+        if id(piece) not in own:
+            placed.append(piece)
+            named = dict.fromkeys(_NOTED.findall(piece.text))
+            placed += [replace(notes.pop(name), tracked=False) for name in named if name in notes]
+    return [*placed, *notes.values()]
+
+
 def _blocks(lines: list[str]) -> list[Piece]:
     """The pieces of Markdown lines: ATX and underlined headings, pipe tables, fenced code, paragraphs."""
     read = _Markdown()
@@ -160,8 +178,8 @@ def _blocks(lines: list[str]) -> list[Piece]:
             read.pieces.append(Piece("\n".join(row.strip() for row in lines[index - 1 : end]), "table"))
             index = end
         else:
-            read.lines.append(Line(line.rstrip()))
-            if not line.strip():
+            if not line.strip() or _NOTE.match(line):
                 read.flush()
+            read.lines.append(Line(line.rstrip()))
     read.flush()
     return read.pieces

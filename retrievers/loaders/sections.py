@@ -10,7 +10,7 @@ from errors import DocumentError
 from retrievers import citations
 from retrievers.citations import DEFAULT_TITLE
 from retrievers.documents import SourceDocument
-from retrievers.loaders.lines import Line, paragraphs
+from retrievers.loaders.lines import Line, paragraphs, with_minus
 from retrievers.loaders.pieces import SECTION, LoadFailure, Origin, Piece, assemble
 
 _REQUIRED = ("part", "section", "text")
@@ -94,4 +94,6 @@ def _document(row: dict[str, str | int], source: str, uri: str) -> SourceDocumen
         title_number=citation.title,
     )
     lines = [Line(line.rstrip("\r")) for line in str(row["text"]).split("\n")]
+    if edition.startswith("CFR "):
+        lines = [with_minus(line) for line in lines]
     return assemble([Piece(name.strip(), "heading", SECTION), *paragraphs(lines, glue=None)], origin, structured=True)

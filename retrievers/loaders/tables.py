@@ -6,6 +6,7 @@ from dataclasses import dataclass
 # A table may claim any span; more than this is a mistake or an attack. Cells further right are kept, but span nothing.
 _WIDEST, _TALLEST = 50, 2000
 _SHORT = 300  # characters; a longer cell is not repeated
+_LONGEST_HEADER = 240  # characters; in a longer header what spans columns is said once
 _GROWTH = 8  # how many times a table's own size all that is repeated in it may have
 
 
@@ -25,9 +26,9 @@ class Row:
 def markdown(rows: Sequence[Row]) -> str:
     """A pipe table with one header line; "" if no cell holds text.
 
-    Several header rows become one, so that each column's heading is complete. A short cell that spans rows is repeated
-    in each, since rows may be separated later; one that spans columns is repeated in the header only. Without header
-    rows the first row is the header, as Markdown has no other way.
+    Several header rows become one, so that each column's heading is complete (but see `headings`). A short cell that
+    spans rows is repeated in each, since rows may be separated later; one that spans columns is repeated in the header
+    only. Without header rows the first row is the header, as Markdown has no other way.
     """
     grid = _grid(rows)
     count = 0
@@ -37,7 +38,7 @@ def markdown(rows: Sequence[Row]) -> str:
     width = max((len(line) for line in grid), default=0)
     if not any(text for line in grid for text in line):
         return ""
-    header = [_stacked([line[column] if column < len(line) else "" for line in grid[:count]]) for column in range(width)]
+    header = headings([[line[column] if column < len(line) else "" for line in grid[:count]] for column in range(width)])
     lines = [_line(header, width), "|" + " --- |" * width]
     lines.extend(_line(line, width) for line in grid[count:] if any(line))
     return "\n".join(lines)
@@ -78,9 +79,16 @@ def _grid(rows: Sequence[Row]) -> list[list[str]]:
     return grid
 
 
-def _stacked(texts: Sequence[str]) -> str:
-    """A column's heading out of the cells above it, without the repetitions that spans make."""
-    return " / ".join(dict.fromkeys(text for text in texts if text))
+def headings(stacks: Sequence[Sequence[str]]) -> list[str]:
+    """Each column's heading out of the cells above it, from the top down, without the repetitions that spans make.
+
+    A header is repeated wherever its table is cut. So in a very long one a cell above several columns is said once.
+    """
+    columns = [list(dict.fromkeys(text for text in stack if text)) for stack in stacks]
+    if sum(len(text) for column in columns for text in column) > _LONGEST_HEADER:
+        for column, before in reversed(list(zip(columns[1:], columns, strict=False))):
+            column[:-1] = [text for text in column[:-1] if text not in before]
+    return [" / ".join(column) for column in columns]
 
 
 def _line(texts: Sequence[str], width: int) -> str:

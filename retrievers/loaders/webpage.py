@@ -11,6 +11,7 @@ from errors import DocumentError
 from retrievers.documents import SourceDocument
 from retrievers.loaders.pieces import LoadFailure, Origin, Piece, assemble
 from retrievers.loaders.plain import title_number
+from retrievers.loaders.publications import arranged
 from retrievers.loaders.tables import Cell, Row, markdown
 
 _UNSEEN = ["script", "style", "noscript", "template", "svg", "nav", "head", "iframe", "object", "select", "button"]
@@ -20,6 +21,9 @@ _BLOCKS = {
     "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "header", "hr", "html", "li", "main", "ol",
     "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul",
 }  # fmt: skip
+_NOTES = ["li", "p", "dd", "aside", "div"]
+_BEARERS = ["p", "li", "dd", "blockquote"]
+_LONGEST_NOTE = 2000  # characters; what is longer is a place to go to and no note
 _DEEPEST = 400  # nesting that no page has and no stack should bear
 
 
@@ -32,13 +36,38 @@ def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFai
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
     for unseen in soup.find_all(_UNSEEN):
         unseen.decompose()
+    _place_notes(soup)
     pieces = list(_pieces(soup.body or soup, 0))
     if not pieces:
         raise DocumentError("no text is in it")
     if any(piece.kind == "heading" for piece in pieces):
         title = ""
     number = title_number(" ".join(piece.text for piece in pieces[:3]))
-    yield assemble(pieces, Origin(uri, source, title=title, title_number=number), separator="\n\n")
+    origin = Origin(uri, source, title=title, title_number=number)
+    yield assemble(*arranged(pieces, origin, path.name), separator="\n\n")
+
+
+def _place_notes(soup: BeautifulSoup) -> None:
+    """Move each footnote that a raised mark links to behind the paragraph or table that bears the mark."""
+    order = {id(tag): number for number, tag in enumerate(soup.find_all(True))}
+    named = {
+        str(tag.get("id") or tag.get("name")): tag
+        for tag in reversed(soup.find_all(lambda tag: tag.get("id") or tag.get("name")))
+    }
+    last: dict[int, Tag] = {}  # the last note behind each bearer
+    moved: set[int] = set()
+    for mark in soup.find_all("sup"):
+        link = mark.find("a", href=True) or mark.find_parent("a", href=True)
+        target = named.get(str(link["href"]).removeprefix("#")) if isinstance(link, Tag) else None
+        note = target if target is None or target.name in _NOTES else target.find_parent(_NOTES)
+        bearer = mark.find_parent("table") or mark.find_parent(_BEARERS)
+        if note is None or bearer is None or id(note) in moved or order[id(note)] < order[id(bearer)] or bearer in note.parents:
+            continue
+        if len(note.get_text()) <= _LONGEST_NOTE and note.find(list(_HEADINGS)) is None:
+            note.name = "p"
+            last.get(id(bearer), bearer).insert_after(note.extract())
+            last[id(bearer)] = note
+            moved.add(id(note))
 
 
 def _pieces(element: Tag, depth: int) -> Iterator[Piece]:
@@ -77,7 +106,8 @@ def _paragraph(runs: list[str]) -> Iterator[Piece]:
 
 def _table(element: Tag) -> Iterator[Piece]:
     """The caption and the table; one column or one row is no table but layout."""
-    if element.caption is not None and (caption := _inline(element.caption)):
+    caption = _inline(element.caption) if element.caption is not None else ""
+    if caption:
         yield Piece(caption, tracked=False)
     rows = []
     for line in element.find_all("tr"):
@@ -86,7 +116,7 @@ def _table(element: Tag) -> Iterator[Piece]:
         rows.append(Row([Cell(_inline(c), _span(c, "colspan"), _span(c, "rowspan")) for c in cells], header))
     if len(rows) > 1 and max(len(row.cells) for row in rows) > 1:
         if text := markdown(rows):
-            yield Piece(text, "table")
+            yield Piece(text, "table", caption=caption)
     else:
         for row in rows:
             yield from (Piece(cell.text) for cell in row.cells if cell.text)

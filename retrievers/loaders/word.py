@@ -10,6 +10,7 @@ from errors import DocumentError
 from retrievers.documents import SourceDocument
 from retrievers.loaders.pieces import LoadFailure, Origin, Piece, assemble
 from retrievers.loaders.plain import title_number
+from retrievers.loaders.publications import arranged
 from retrievers.loaders.tables import Cell, Row, markdown
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -19,6 +20,7 @@ _LARGEST = 400_000_000  # bytes unpacked
 _OLD = b"\xd0\xcf\x11\xe0"
 
 _Element = Any  # python-docx has no types for its XML
+_Notes = dict[tuple[str, str], tuple[int, str]]
 
 
 def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFailure]:
@@ -32,7 +34,7 @@ def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFai
         _check_size(path)
         document = docx.Document(str(path))
         levels = _levels(document)
-        pieces = list(_pieces(document.element.body, levels))
+        pieces = list(_pieces(document.element.body, levels, _notes(document)))
         title = (document.core_properties.title or "").strip()
     except DocumentError:
         raise
@@ -41,7 +43,8 @@ def load(path: Path, source: str, uri: str) -> Iterator[SourceDocument | LoadFai
     if not any(piece.text.strip() for piece in pieces):
         raise DocumentError("no text is in it")
     number = title_number(" ".join(piece.text for piece in pieces[:3]))
-    yield assemble(pieces, Origin(uri, source, title=title, title_number=number), separator="\n\n")
+    origin = Origin(uri, source, title=title, title_number=number)
+    yield assemble(*arranged(pieces, origin, path.name), separator="\n\n")
 
 
 def _check_size(path: Path) -> None:
@@ -73,22 +76,42 @@ def _level(style: Any) -> int:
     return int(value) + 1 if value.isdecimal() and int(value) < 9 else 0
 
 
-def _pieces(parent: _Element, levels: dict[str, int]) -> Iterator[Piece]:
+def _notes(document: Any) -> _Notes:
+    """The footnotes and endnotes, numbered in their order, by the kind of their reference and their id."""
+    from docx.oxml import parse_xml
+
+    notes: _Notes = {}
+    for relation in document.part.rels.values():
+        kind = relation.reltype.rpartition("/")[2]
+        if kind in {"footnotes", "endnotes"}:
+            # those with a type are the lines that part notes from text
+            real = [note for note in parse_xml(relation.target_part.blob) if note.get(f"{_W}type") is None]
+            for number, note in enumerate(real, start=1):
+                notes[f"{_W}{kind.removesuffix('s')}Reference", note.get(f"{_W}id", "")] = (number, _text(note, {}).strip())
+    return notes
+
+
+def _pieces(parent: _Element, levels: dict[str, int], notes: _Notes) -> Iterator[Piece]:
+    """The pieces of an element, each note after the paragraph or table that refers to it."""
     for child in parent:
         if child.tag == f"{_W}p":
-            text = _text(child).strip()
+            text = _text(child, notes).strip()
             style = child.find(f"{_W}pPr/{_W}pStyle")
             level = levels.get(style.get(f"{_W}val", ""), 0) if style is not None else 0
             if text:
                 yield Piece(" ".join(text.split()), "heading", level) if level else Piece(text)
         elif child.tag == f"{_W}tbl":
-            if table := markdown(list(_rows(child))):
+            if table := markdown(list(_rows(child, notes))):
                 yield Piece(table, "table")
         elif child.tag in {f"{_W}sdt", f"{_W}sdtContent", f"{_W}ins", f"{_W}customXml", f"{_W}smartTag", f"{_W}moveTo"}:
-            yield from _pieces(child, levels)
+            yield from _pieces(child, levels, notes)
+        if child.tag in {f"{_W}p", f"{_W}tbl"}:
+            for node in child.iter():
+                if noted := notes.get((node.tag, node.get(f"{_W}id", ""))):
+                    yield Piece(f"^{noted[0]} {noted[1]}", tracked=False)
 
 
-def _rows(table: _Element) -> Iterator[Row]:
+def _rows(table: _Element, notes: _Notes) -> Iterator[Row]:
     """The rows; a cell that goes on the one above is empty in Word and stays empty here."""
     for row in table.iter(f"{_W}tr"):
         if next(row.iterancestors(f"{_W}tbl")) is not table:
@@ -99,11 +122,11 @@ def _rows(table: _Element) -> Iterator[Row]:
             if next(cell.iterancestors(f"{_W}tr")) is row:
                 span = cell.find(f"{_W}tcPr/{_W}gridSpan")
                 value = span.get(f"{_W}val", "1") if span is not None else "1"
-                cells.append(Cell(_text(cell), int(value) if value.isdecimal() and len(value) < 5 else 1))
+                cells.append(Cell(_text(cell, notes), int(value) if value.isdecimal() and len(value) < 5 else 1))
         yield Row(cells, header)
 
 
-def _text(element: _Element) -> str:
+def _text(element: _Element, notes: _Notes) -> str:
     runs: list[str] = []
     for node in element.iter():
         if node.tag == f"{_W}t":
@@ -116,6 +139,8 @@ def _text(element: _Element) -> str:
             runs.append("\n")
         elif node.tag == f"{_W}noBreakHyphen":
             runs.append("-")
+        elif noted := notes.get((node.tag, node.get(f"{_W}id", ""))):
+            runs.append(f"^{noted[0]}")
         elif node.tag == f"{_W}p" and runs:
             runs.append(" ")
     return "".join(runs)
