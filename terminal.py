@@ -9,6 +9,10 @@ from rich.console import Console
 
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+MARKS = {
+    "partly": ("(?)", "yellow", "the sources support this in part"),
+    "unsupported": ("(!)", "red", "the sources do not support this"),
+}
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a document must not speak to the terminal
 
 
@@ -66,22 +70,34 @@ def print_report(report: dict[str, Any]) -> None:
         err.print(f"failed: {note['source']}: {note['reason']}")
 
 
+def print_marks(sentences: list[dict[str, Any]], *, shown: int) -> None:
+    """Mark each sentence that is not fully supported and ends at the last of the `shown` characters.
+
+    One that ended before waited for the next, whose support it shares and whose mark stands for both.
+    """
+    for sentence in sentences:
+        if sentence["support"] in MARKS and sentence["end"] == shown:
+            mark, style, _ = MARKS[sentence["support"]]
+            out.print(f" {mark}", style=style, end="")
+
+
 def print_sources(answer: dict[str, Any]) -> None:
+    """What stands below an answer: its summary, the sources it cites, and what its marks mean."""
     if summary := answer.get("summary"):
         out.print(f"\nSummary: {plain(summary)}")
     if answer.get("finish_reason") == "length":
         out.print("\n(cut off at --max-tokens)", style="dim")
     sources = answer.get("sources", [])
     cited = [s for s in sources if f"[{s['id']}]" in answer["content"]] or sources
+    if answer.get("finish_reason") == "no_evidence":  # what was found supports nothing
+        cited = []
     if cited:
         out.print("\nSources:", style="bold")
     for source in cited:
         out.print(f" [{source['id']}] {place(source)}")
-    unverified = sorted({c["marker"] for c in answer.get("citations", []) if not c["verified"]})
-    if unverified:
-        out.print(
-            f"\nNot verified: what is said beside [{'], ['.join(map(str, unverified))}] does not stand there so.", style="yellow"
-        )
+    supports = {sentence["support"] for sentence in answer.get("sentences", [])}
+    if legend := [f"{mark} {meaning}" for support, (mark, _, meaning) in MARKS.items() if support in supports]:
+        out.print("\n" + "; ".join(legend), style="dim")
 
 
 def place(hit: dict[str, Any]) -> str:

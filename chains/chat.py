@@ -1,14 +1,15 @@
 """The chat chain: condense, retrieve, fit, answer, check, summarise. Composed in LCEL from what it is given.
 
 In: a dict with the fields of ChatRequest. Out: AddableDict chunks that add up to the fields of Answer: `sources` once, `content`
-in pieces, `summary` if there is one, and `finish_reason`, `citations`, `usage` and `timings` at the end.
+in pieces, `sentences` one by one, each after the piece that ends it, `summary` if there is one, and `finish_reason`, `citations`,
+`withheld`, `usage` and `timings` at the end.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,7 +32,8 @@ from langchain_core.runnables.utils import AddableDict
 import prompts
 from chains import answer, condense, summarize
 from chains.markers import Markers
-from chains.schema import ChatRequest, Source, Timings, Usage, checked
+from chains.schema import ChatRequest, Citation, FinishReason, Given, Timings, Usage, checked
+from chains.withhold import Gate
 from errors import FccRagError
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,8 @@ class Turn:
     retrieved: float = 0.0
 
     @property
-    def sources(self) -> list[Source]:
-        return [Source.of(number, passage) for number, passage in enumerate(self.passages, start=1)]
+    def sources(self) -> list[Given]:
+        return [Given.of(number, passage) for number, passage in enumerate(self.passages, start=1)]
 
     def timings(self, first: float | None = None) -> Timings:
         def ms(moment: float) -> int:
@@ -88,10 +90,12 @@ def build(
     temperature: float,
     k: int,
     summary_threshold: int,
+    strict: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Runnable[Any, AddableDict]:
     """Compose the chain; `window` and `summary_threshold` are in tokens. It is asynchronous: ainvoke, abatch, astream.
 
+    With `strict` unsupported sentences are withheld; an answer that has no others becomes the refusal, with "no_evidence".
     `check` is called first and raises if the model would refuse a request now, which saves retrieving for it.
     """
     defaults = Defaults(max_tokens=max_tokens, temperature=temperature, k=k).configurable_fields(
@@ -126,7 +130,7 @@ def build(
 
     async def respond(turns: AsyncIterator[Turn]) -> AsyncIterator[AddableDict]:
         async for turn in turns:
-            async for chunk in _answered(turn, model, summarizer, summary_threshold):
+            async for chunk in _answered(Draft(turn, model, strict=strict), summarizer, summary_threshold):
                 yield chunk
 
     return (
@@ -146,18 +150,16 @@ async def _refused(turns: AsyncIterator[Turn]) -> AsyncIterator[AddableDict]:
     async for turn in turns:
         yield AddableDict(sources=[])
         yield AddableDict(content=prompts.text_of("refusal").strip())
-        yield AddableDict(finish_reason="no_evidence", citations=[], usage=Usage(), timings=turn.timings())
+        yield AddableDict(finish_reason="no_evidence", citations=[], withheld=0, usage=Usage(), timings=turn.timings())
 
 
-async def _answered(
-    turn: Turn, model: BaseChatModel, summarizer: Runnable[str, str], summary_threshold: int
-) -> AsyncIterator[AddableDict]:
-    draft = Draft(turn, model)
+async def _answered(draft: "Draft", summarizer: Runnable[str, str], summary_threshold: int) -> AsyncIterator[AddableDict]:
+    turn = draft.turn
     yield AddableDict(sources=turn.sources)
-    async for text in draft.write():
-        yield AddableDict(content=text)
-    if not draft.content:
-        yield AddableDict(content="")
+    async for chunk in draft.write():
+        yield chunk
+    if (ending := draft.ending()) or not draft.content:
+        yield AddableDict(content=ending)
     usage = await draft.usage()
     whole = draft.content.strip() and draft.finish_reason != "cancelled"
     if whole and _is_long(turn.request, usage, summary_threshold):
@@ -167,7 +169,8 @@ async def _answered(
             log.warning("an answer goes without its summary: %s", exc)
     yield AddableDict(
         finish_reason=draft.finish_reason,
-        citations=draft.markers.citations,
+        citations=draft.citations,
+        withheld=draft.withheld,
         usage=usage,
         timings=turn.timings(draft.first),
     )
@@ -176,21 +179,33 @@ async def _answered(
 class Draft:
     """An answer while the model writes it, and what is known of it afterwards."""
 
-    def __init__(self, turn: Turn, model: BaseChatModel) -> None:
-        self.markers = Markers(turn.sources)
-        self.content = ""
-        self.finish_reason = "stop"
+    def __init__(self, turn: Turn, model: BaseChatModel, *, strict: bool) -> None:
+        self.turn = turn
+        self.content = ""  # as it is shown
+        self.citations: list[Citation] = []  # of what is shown
         self.first: float | None = None  # when the first text came
-        self._turn = turn
+        self._ended: FinishReason = "stop"
+        self._markers = Markers(turn.sources)
+        self._gate = Gate(strict=strict)
         self._model = model
         self._written = ""  # by the model, before its markers were seen to
         self._counted: UsageMetadata | None = None
 
-    async def write(self) -> AsyncIterator[str]:
-        """Call the model and yield the answer's text until it ends or repeats itself."""
-        request = self._turn.request
+    @property
+    def withheld(self) -> int:
+        return self._gate.withheld
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the model ended; "no_evidence" for an answer of which nothing was left."""
+        nothing_left = self.withheld and not self.content and self._ended != "cancelled"
+        return "no_evidence" if nothing_left else self._ended
+
+    async def write(self) -> AsyncIterator[AddableDict]:
+        """Call the model and yield the answer's text and its sentences until it ends or repeats itself."""
+        request = self.turn.request
         stream = self._model.astream(
-            self._turn.prompt,
+            self.turn.prompt,
             stop=request.stop,
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -199,32 +214,48 @@ class Draft:
         )
         async with contextlib.aclosing(cast("AsyncGenerator[AIMessageChunk]", stream)):  # what is not read is not written
             async for message in stream:
-                if text := self._take(message):
-                    yield text
-                if self.markers.repeating:
+                for chunk in self._take(message):
+                    yield chunk
+                if self._markers.repeating:
                     break
-        if text := self.markers.flush():
-            self.content += text
-            yield text
+        for chunk in self._show(self._markers.flush()):
+            yield chunk
+
+    def ending(self) -> str:
+        """What is told below the answer: the refusal if nothing was left of it, else how much is withheld, else nothing."""
+        if self.finish_reason == "no_evidence":
+            return prompts.text_of("refusal").strip()
+        if not self.withheld:
+            return ""
+        note = prompts.text_of("withheld").strip().format(count=self.withheld)
+        return f"\n\n{note}" if self.content else note
 
     async def usage(self) -> Usage:
         """As the model counted it; of an answer that was cut off, as its tokenizer counts it now."""
         if counted := self._counted:
             before, after = counted["input_tokens"], counted["output_tokens"]
         else:
-            before = await asyncio.to_thread(self._model.get_num_tokens_from_messages, self._turn.prompt)
+            before = await asyncio.to_thread(self._model.get_num_tokens_from_messages, self.turn.prompt)
             after = await asyncio.to_thread(self._model.get_num_tokens, self._written)
         return Usage(prompt_tokens=before, completion_tokens=after, total_tokens=before + after)
 
-    def _take(self, message: AIMessageChunk) -> str:
+    def _take(self, message: AIMessageChunk) -> Iterator[AddableDict]:
         if message.text and self.first is None:
             self.first = time.monotonic()
         self._written += message.text
         self._counted = message.usage_metadata or self._counted
-        self.finish_reason = message.response_metadata.get("finish_reason") or self.finish_reason
-        text = self.markers.feed(message.text)
-        self.content += text
-        return text
+        self._ended = message.response_metadata.get("finish_reason") or self._ended
+        return self._show(self._markers.feed(message.text))
+
+    def _show(self, text: str) -> Iterator[AddableDict]:
+        for piece, closed in self._gate.feed(text, self._markers.closed()):
+            self.content += piece
+            if piece:
+                yield AddableDict(content=piece)
+            if closed:
+                self.citations += closed.citations
+            if closed and closed.sentence:
+                yield AddableDict(sentences=[closed.sentence])
 
 
 def _is_long(request: ChatRequest, usage: Usage, threshold: int) -> bool:

@@ -1,32 +1,27 @@
-"""Sees to the [n] markers of an answer while it streams: checks the model's, attaches missing ones. Code, not a model."""
+"""Sees to the [n] markers of an answer while it streams: takes out wrong ones, attaches missing ones. Code, not a model."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from chains.schema import Citation, Source
+from chains import claims
+from chains.schema import Citation, Given, Sentence, Support
+from chains.verify import Verdict, Verifier
 
-WORD = re.compile(r"[a-z][a-z'-]+")
-NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-FIGURE = r"(?>\d{1,9}(?:\.\d{1,6})?)"
-FREQUENCIES = re.compile(
-    rf"((?:{FIGURE}(?:\s?(?:-|\u2013|,|to|and|or)\s?){{1,2}}){{0,12}}{FIGURE})\s?([kMG]?Hz)\b", re.IGNORECASE
-)
-HERTZ = {"hz": 1.0, "khz": 1e3, "mhz": 1e6, "ghz": 1e9}
-QUOTED = re.compile(r"[\"“]([^\"”]{3,})[\"”]")
 MARKER = re.compile(r"(\s*)\[(\d{1,3}(?: ?, ?\d{1,3}){0,7})\]")
 MAYBE_MARKER = re.compile(r"\s+|\s*\[[\d, ]{0,45}")  # as long as the longest marker
 TOKEN = re.compile(r"\s+|\[|[^\s\[]+")
-ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|no|sec|fig|approx|u\.s|cf|al)|\b[A-Z])\.$", re.IGNORECASE)
-STOPWORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "the and for are was were that this with from which must may shall not any its has have had can will would should their "
-        "there than then they them these those such into upon been being also only each other where when what who you your our "
-        "his her per all one two under over between within",
-    )
-)
-ENOUGH = 0.5  # share of a sentence's words a passage must hold before it is taken for the sentence's source
+LISTED = re.compile(r"(?:[-*•]\s+)?\(?\d{1,3}[.)]")  # what begins an item of a list is no sentence
+SILENT = Verdict("unsupported", verified=False)
 SENTENCE = 5  # words; a shorter one may well be said twice
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A sentence that is complete and checked, None for markers that stand without one, and what its markers are worth."""
+
+    sentence: Sentence | None
+    citations: tuple[Citation, ...]
 
 
 class Markers:
@@ -34,18 +29,26 @@ class Markers:
 
     A marker that names no given passage is taken out. A sentence the model left without a marker gets the passage that holds
     its figures and most of its words, if there is one. `citations` lists each marker in order, with what the check found.
+    A sentence that says nothing of its own, such as "Yes." or a heading, and has no marker, shares the support of the one after
+    it; at the end of the answer, of the one before it; alone it is unsupported.
     `repeating` turns true at the end of a sentence that the answer already holds: a small model that repeats itself runs in
     circles. Nothing after that sentence is passed through.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Given]) -> None:
         self.citations: list[Citation] = []
-        self._passages = {s.id: f"{s.citation}\n{s.title}\n{s.quote}" for s in sources}
         self.repeating = False
+        self._given = {source.id for source in sources}
+        self._verifier = Verifier(sources)
         self._said: set[str] = set()  # sentences, folded
         self._held = ""  # not passed on yet
         self._sentence = ""  # passed on already, without its markers
         self._markers: list[int] = []  # of this sentence
+        self._passed = 0  # characters of the answer
+        self._start = self._end = 0  # of this sentence, in the answer
+        self._closed: list[Closed] = []
+        self._bare: list[Closed] = []  # wait for the support of the next
+        self._support: Support = "unsupported"  # of the sentence before
 
     def feed(self, text: str) -> str:
         """Return what can be passed on now; nothing once the answer is repeating itself."""
@@ -56,14 +59,21 @@ class Markers:
 
     def flush(self) -> str:
         """End the answer and return the rest."""
-        return "".join(iter(lambda: self._step(final=True), "")) + self._close()
+        rest = "".join(iter(lambda: self._step(final=True), "")) + self._close()
+        self._settle(self._support)
+        return rest
+
+    def closed(self) -> list[Closed]:
+        """The sentences that were completed since the last call, in their order; all of their text has been passed on."""
+        closed, self._closed = self._closed, []
+        return closed
 
     def _step(self, *, final: bool) -> str:
         """Consume the next marker, white space or word; "" when nothing is left or more text is needed."""
         while match := MARKER.match(self._held):
             self._held = self._held[match.end() :]
             if marked := self._mark(match[1], [int(n) for n in match[2].split(",")]):
-                return marked
+                return self._pass(marked)
         if not self._held or (not final and MAYBE_MARKER.fullmatch(self._held)):
             return ""
         match = TOKEN.match(self._held)
@@ -74,78 +84,83 @@ class Markers:
             if self.repeating:
                 self._held = ""
                 return attached
-            return attached + token
+            return attached + self._pass(token)
         self._sentence += token
-        return token
+        return self._pass(token)
+
+    def _pass(self, text: str) -> str:
+        """Keep count of where the sentence begins and ends."""
+        if not text.isspace():
+            if self._end <= self._start:
+                self._start = self._passed + len(text) - len(text.lstrip())
+            self._end = self._passed + len(text)
+        self._passed += len(text)
+        return text
 
     def _mark(self, space: str, numbers: list[int]) -> str:
         self._markers += numbers
-        if not (known := [n for n in numbers if n in self._passages]):
+        if not (known := [n for n in numbers if n in self._given]):
             return space if "\n" in space else ""
         return space + "".join(f"[{n}]" for n in known)
 
     def _ended(self, space: str) -> bool:
         if "\n" in space:
             return True
-        stopped = self._sentence.endswith((".", "!", "?")) and not ABBREVIATION.search(self._sentence)
+        stopped = self._sentence.endswith((".", "!", "?")) and not (
+            claims.is_abbreviated(self._sentence, len(self._sentence)) or LISTED.fullmatch(self._sentence.strip())
+        )
         return stopped and not self._held[:1].islower()
 
     def _close(self) -> str:
         """End the sentence; return the marker that is attached to it, if any."""
         sentence, markers = self._sentence, self._markers
         self._sentence, self._markers = "", []
-        self._note(sentence)
-        known = [n for n in markers if n in self._passages]
-        held = _holds("\n".join(self._passages[n] for n in known), sentence)
-        self.citations += [Citation(marker=n, verified=held and n in self._passages) for n in markers]
-        if known or (best := self._best(sentence)) is None:
+        if not (sentence.strip() or markers):
             return ""
-        self.citations.append(Citation(marker=best, verified=True, attached=True))
-        return f" [{best}]"
+        self._note(sentence)
+        known = list(dict.fromkeys(n for n in markers if n in self._given))
+        said = claims.of(sentence)
+        silent = not sentence.strip() or (said.is_bare and not known)
+        found = self._verifier.check(said, known) if known or not silent else SILENT
+        attached = "" if found.attached is None else self._pass(f" [{found.attached}]")
+        citations = [Citation(marker=n, verified=found.verified and n in self._given) for n in markers]
+        if found.attached is not None:
+            citations.append(Citation(marker=found.attached, verified=True, attached=True))
+            known = [found.attached]
+        self.citations += citations
+        closed = Closed(self._checked(found, known) if sentence.strip() else None, tuple(citations))
+        self._start = self._end = self._passed
+        if silent:
+            self._bare.append(closed)
+        else:
+            self._settle(found.support)
+            self._closed.append(closed)
+        return attached
+
+    def _checked(self, found: Verdict, markers: list[int]) -> Sentence:
+        start, end = found.span or (None, None)
+        return Sentence(
+            start=self._start,
+            end=self._end,
+            support=found.support,
+            markers=markers,
+            quote=found.quote,
+            quote_source=found.quote_source,
+            quote_start=start,
+            quote_end=end,
+            missing=found.missing,
+        )
+
+    def _settle(self, support: Support) -> None:
+        """Let the sentences that say nothing of their own share this support."""
+        for bare in self._bare:
+            sentence = bare.sentence and bare.sentence.model_copy(update={"support": support})
+            self._closed.append(Closed(sentence, bare.citations))
+        self._bare = []
+        self._support = support
 
     def _note(self, sentence: str) -> None:
         words = sentence.lower().split()
         folded = " ".join(words)
         self.repeating |= len(words) >= SENTENCE and folded in self._said
         self._said.add(folded)
-
-    def _best(self, sentence: str) -> int | None:
-        words = set(WORD.findall(sentence.lower())) - STOPWORDS
-        if len(words) < 3:
-            return None
-        best, best_share = None, ENOUGH
-        for number, text in self._passages.items():
-            share = len(words & set(WORD.findall(text.lower()))) / len(words)
-            if share > best_share and _holds(text, sentence):
-                best, best_share = number, share
-        return best
-
-
-def _holds(text: str, sentence: str) -> bool:
-    """Whether `text` has each figure and each quotation of `sentence`."""
-    unsaid = _values(sentence) - _values(text)
-    # 2.4 GHz is said by "2400-2483.5 MHz", whose first figure has its unit at the end of the list
-    unsaid -= {figure for hertz, figures in _frequencies(sentence).items() if hertz in _frequencies(text) for figure in figures}
-    return not unsaid and all(quote in _flat(text) for quote in _quotes(sentence))
-
-
-def _values(text: str) -> set[str]:
-    return {n.replace(",", "") for n in NUMBER.findall(text)}
-
-
-def _frequencies(text: str) -> dict[float, set[str]]:
-    """Each frequency in hertz, with the figures it is written by."""
-    found: dict[float, set[str]] = {}
-    for figures, unit in FREQUENCIES.findall(text):
-        for figure in _values(figures):
-            if figure.count(".") < 2:
-                found.setdefault(round(float(figure) * HERTZ[unit.lower()], 3), set()).add(figure)
-    return found
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
-def _quotes(text: str) -> list[str]:
-    return [_flat(q).rstrip(".,;") for q in QUOTED.findall(text)]

@@ -11,6 +11,7 @@ from errors import InvalidRequest
 T = TypeVar("T", bound=BaseModel)
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "no_evidence", "cancelled"]
+Support = Literal["supported", "partly", "unsupported"]
 
 MESSAGES: dict[Role, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 
@@ -58,11 +59,25 @@ class Filters(BaseModel):
     part: OneOrMore | None = Field(None, examples=["15"])
     section: OneOrMore | None = Field(None, examples=["15.247"])
     source: OneOrMore | None = Field(None, description="A file as /api/retrieve names it.")
+    edition: OneOrMore | None = Field(
+        None, description="An edition as the sources name it; by default each section's newest.", examples=["CFR 10-1-2023"]
+    )
+    as_of: Annotated[str, Field(max_length=20)] | None = Field(
+        None,
+        description="A day (2024-10-01), month or year: each section's newest edition up to its end.",
+        examples=["2024-10-01"],
+    )
 
-    @field_validator("part", "section", "source", mode="before")
+    @field_validator("part", "section", "source", "edition", "as_of", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value in ("", []) else value  # what an untouched form sends
+
+    @model_validator(mode="after")
+    def _one_choice_of_editions(self) -> Self:
+        if self.edition and self.as_of:
+            raise ValueError("edition and as_of each choose the edition; give one of them")
+        return self
 
 
 class ChatRequest(BaseModel):
@@ -116,6 +131,7 @@ class Source(BaseModel):
     edition: str
     quote: str
     score: float
+    relation: str = Field(default="", description="parent, reference or definition, if another source leans on it")
 
     @classmethod
     def of(cls, number: int, passage: Document) -> "Source":
@@ -129,7 +145,43 @@ class Source(BaseModel):
             edition=meta.get("edition", ""),
             quote=passage.page_content,
             score=round(float(meta.get("score", 0.0)), 4),
+            relation=meta.get("relation", ""),
         )
+
+
+class Given(Source):
+    """A source as an answer has it: its `quote` is the whole passage, `start` and `end` the passage's span in the document.
+
+    The span is in characters of the document's text as it was read, None where the document has none.
+    """
+
+    start: int | None = None
+    end: int | None = None
+
+    @classmethod
+    def of(cls, number: int, passage: Document) -> "Given":
+        meta = passage.metadata
+        return cls(**Source.of(number, passage).model_dump(), start=meta.get("start"), end=meta.get("end"))
+
+
+class Sentence(BaseModel):
+    """A sentence of an answer, and what code found for it in the passages it cites; see chains/verify.py for the levels.
+
+    `start` and `end` are its characters in the answer's content, its markers included. `quote` is the words of the passage
+    that come nearest to it, `quote_source` the number of that passage, `quote_start` and `quote_end` the quote's span in the
+    document; None for a sentence that is unsupported or says nothing of its own. `missing` are the figures, quotations and
+    section numbers that no cited passage has, as they are written.
+    """
+
+    start: int
+    end: int
+    support: Support
+    markers: list[int] = []
+    quote: str | None = None
+    quote_source: int | None = None
+    quote_start: int | None = None
+    quote_end: int | None = None
+    missing: list[str] = []
 
 
 class Citation(BaseModel):
@@ -160,7 +212,9 @@ class Answer(BaseModel):
     """A whole answer, as the typed chain gives it."""
 
     content: str
-    sources: list[Source] = []
+    sources: list[Given] = []
+    sentences: list[Sentence] = []
+    withheld: int = Field(0, description="Sentences that are left out for want of support (STRICT_CITATIONS)")
     summary: str | None = None
     finish_reason: FinishReason
     citations: list[Citation] = []
@@ -175,6 +229,7 @@ class RetrieveRequest(BaseModel):
 
     query: Annotated[str, Field(min_length=1, max_length=20_000, examples=["conducted output power 2400-2483.5 MHz"])]
     k: Annotated[int, Field(ge=1, le=50)] | None = None
+    neighbours: Annotated[int, Field(ge=0, le=50)] = Field(0, description="Passages more, at most, that those found lean on.")
     filters: Filters | None = None
 
 
@@ -184,7 +239,7 @@ class Found(Source):
     text: str
     start: int
     end: int
-    match: str = Field(description="exact: the query names this citation; search: found by its words and meaning")
+    match: str = Field(description="exact: the query cites it; search: found by words and meaning; neighbour: see relation")
 
 
 class RetrieveResults(BaseModel):

@@ -16,7 +16,7 @@ from chains.schema import Answer, ChatRequest, Message, as_data
 from routes import errors
 from routes.streams import begun
 
-EVENTS = {"sources": "sources", "content": "token", "summary": "summary"}  # by a chunk's field; the last chunk is the end
+EVENTS = {"sources": "sources", "content": "token", "summary": "summary"}  # by a chunk's field; see _events for the others
 
 EXAMPLE = {
     "messages": [{"role": "user", "content": "How much power may a 2.4 GHz digital transmitter use?"}],
@@ -29,7 +29,9 @@ EXAMPLE = {
 class ChatBody(ChatRequest):
     """A ChatRequest, and whether to stream the answer."""
 
-    stream: bool = Field(False, description="Answer as server-sent events: sources, token..., summary, end, or error.")
+    stream: bool = Field(
+        False, description="Answer as server-sent events: sources, token and sentence..., summary, end, or error."
+    )
 
 
 class ChatAnswer(BaseModel):
@@ -40,6 +42,8 @@ class ChatAnswer(BaseModel):
     created: int = Field(description="Unix time in seconds")
     message: Message
     sources: Annotated[list[Any], Field(description="The passages the answer was given; `id` is the number of their markers")]
+    sentences: Annotated[list[Any], Field(description="What was found for each sentence: supported, partly or unsupported")]
+    withheld: Annotated[int, Field(description="Unsupported sentences that STRICT_CITATIONS left out")]
     summary: str | None
     finish_reason: str
     citations: list[Any]
@@ -69,8 +73,13 @@ def _whole(answer: Answer) -> dict[str, Any]:
 
 
 async def _events(head: dict[str, Any], chunks: AsyncIterator[Any]) -> AsyncIterator[ServerSentEvent]:
+    """The chunks as events: a sentence is an event of its own, and the last chunk is the end."""
     try:
         async for chunk in chunks:
+            for sentence in chunk.get("sentences", []):
+                yield _event("sentence", as_data(sentence))
+            if "sentences" in chunk:
+                continue
             name = next((event for field, event in EVENTS.items() if field in chunk), "end")
             yield _event(name, as_data(chunk) if name != "end" else head | as_data(chunk))
     except Exception as exc:  # noqa: BLE001 -- the status is sent; all that can still be told is an event

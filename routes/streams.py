@@ -49,7 +49,8 @@ async def as_text(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         if summary := chunk.get("summary"):
             yield {"content": f"\n\nSummary: {summary}"}
         if "finish_reason" in chunk:
-            if text := sources_as_text(sources, content):
+            refused = chunk["finish_reason"] == "no_evidence"  # sources that support nothing are not listed
+            if text := "" if refused else sources_as_text(sources, content):
                 yield {"content": text}
             yield {key: value for key, value in chunk.items() if key not in {"content", "summary"}} | {"sources": sources}
 

@@ -12,7 +12,7 @@ VARIABLES = {
     "condense": {"history", "question"},
     "summarize": {"text"},
 }
-PLAIN = {"refusal"}  # texts that are no prompts
+PLAIN = {"refusal", "withheld"}  # texts that are no prompts
 
 
 @pytest.fixture

@@ -60,17 +60,21 @@ def test_answer_has_the_promised_fields(server: Served) -> None:
     assert 0 < usage["completion_tokens"] <= 16
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert 0 <= answer["timings"]["retrieval_ms"] <= answer["timings"]["first_token_ms"] <= answer["timings"]["total_ms"]
-    assert {"id", "model", "created", "summary", "citations"} <= answer.keys()
+    assert {"id", "model", "created", "summary", "citations", "withheld"} <= answer.keys()
+    assert {sentence["support"] for sentence in answer["sentences"]} <= {"supported", "partly", "unsupported"}
+    assert answer["sentences"]
+    assert {"start", "end"} <= first.keys()
 
 
 def test_stream_and_whole_answer_agree(server: Served) -> None:
-    """The streamed pieces are the same text, in the order sources, tokens, end."""
+    """The streamed pieces are the same text and the same sentences, in the order sources, tokens with sentences, end."""
     whole = server.post("/api/chat", body()).json()
     streamed = list(events(server, body()))
     names = [name for name, _ in streamed]
     assert names[0] == "sources"
     assert names[-1] == "end"
-    assert set(names[1:-1]) == {"token"}
+    assert set(names[1:-1]) == {"token", "sentence"}
+    assert [data for name, data in streamed if name == "sentence"] == whole["sentences"]
     assert "".join(data["content"] for name, data in streamed if name == "token") == whole["message"]["content"]
     assert streamed[0][1]["sources"] == whole["sources"]
     end = streamed[-1][1]
