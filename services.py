@@ -14,19 +14,19 @@ from errors import SettingsError
 from settings import Settings
 
 if TYPE_CHECKING:  # heavy, so imported where they are used
-    from langchain_core.retrievers import BaseRetriever
     from langchain_core.runnables import Runnable
 
     from llm.chat import ChatPipeline
     from llm.remote import RemoteChat
     from retrievers.embeddings import Dense
     from retrievers.index import Indexer
+    from retrievers.search import PassageRetriever
     from retrievers.store import Store
 
 SAMPLES = Path(__file__).parent / "samples"
 NAMED_VERSIONS = (
     *("langchain-core", "langserve", "openvino-genai", "transformers", "peft", "torch"),
-    *("qdrant-client", "sentence-transformers"),
+    *("qdrant-client", "qdrant-edge-py", "sentence-transformers"),
 )
 
 
@@ -37,8 +37,8 @@ class Library:
     dense: "Dense"
     store: "Store"
     indexer: "Indexer"
-    answering: "BaseRetriever"  # returns nothing below MIN_SCORE
-    searching: "BaseRetriever"  # returns what it finds, whatever its score
+    answering: "PassageRetriever"  # returns nothing below MIN_SCORE
+    searching: "PassageRetriever"  # returns what it finds, whatever its score
 
     async def check(self) -> None:
         """Raise StoreError if the store cannot be searched."""
@@ -96,6 +96,7 @@ class Services:
             temperature=chains.temperature,
             k=self.settings.k,
             summary_threshold=chains.summary_threshold,
+            strict=chains.strict_citations,
             check=self.writer.model.check_queue,
         )
 
@@ -123,6 +124,7 @@ class Services:
                 "name": store.collection,
                 "place": "embedded" if store.embedded else "server",
                 "passages": await store.run(store.count),
+                "min_score": self.library.answering.min_score,
                 "sources": [source.model_dump() for source in await store.run(store.sources)],
             },
             "queue": self.writer.metrics(),
@@ -135,8 +137,9 @@ class Services:
 def open_library(settings: Settings) -> Iterator[Library]:
     """The documents alone, for searching and ingesting. Raises WeightsError and StoreError."""
     from retrievers import embeddings, store
+    from retrievers.cache import Cache
     from retrievers.index import Indexer
-    from retrievers.search import PassageRetriever
+    from retrievers.search import DEFAULT_MIN_SCORE, PassageRetriever
 
     retrieval = settings.retrieval
     folder = weights.resolve(
@@ -146,12 +149,16 @@ def open_library(settings: Settings) -> Iterator[Library]:
         hf_token=settings.llm.hf_token.get_secret_value(),
     )
     dense = embeddings.open(folder, engine=retrieval.embedding_engine, cache=settings.cache.fcc_rag_cache)
+    cache = Cache(settings.cache.fcc_rag_cache / "vectors" / f"{dense.digest}-{embeddings.configuration(folder)}")
     opened = store.open(retrieval, settings.qdrant_path, dense)
     try:
-        answering = PassageRetriever(store=opened, k=settings.k, min_score=retrieval.min_score)
+        calibrated = retrieval.min_score if retrieval.min_score is not None else opened.threshold()
+        min_score = DEFAULT_MIN_SCORE if calibrated is None else calibrated
+        answering = PassageRetriever(store=opened, k=settings.k, min_score=min_score, neighbours=settings.neighbours)
         searching = PassageRetriever(store=opened, k=settings.k, min_score=0.0)
-        yield Library(dense, opened, Indexer(opened), answering, searching)
+        yield Library(dense, opened, Indexer(opened, cache), answering, searching)
     finally:
+        cache.close()
         opened.close()
 
 

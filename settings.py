@@ -117,9 +117,11 @@ class Retrieval(_Section):
     qdrant_https: bool = False
     qdrant_api_key: SecretStr = SecretStr("")
     qdrant_path: Folder | None = None
+    qdrant_embedded: Literal["edge", "local"] = "edge"
     collection_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = "fcc_kdb_docs"
     retrieval_k: Annotated[int, Field(ge=1, le=50)] | None = None
-    min_score: Annotated[float, Field(ge=0, le=1)] = 0.38
+    retrieval_neighbours: Annotated[int, Field(ge=0, le=50)] | None = None
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Chains(_Section):
@@ -128,6 +130,7 @@ class Chains(_Section):
     max_tokens: Annotated[int, Field(ge=1)] = 2048
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     summary_threshold: Annotated[int, Field(ge=1)] = 400
+    strict_citations: bool = False
 
 
 class Cache(_Section):
@@ -161,6 +164,12 @@ class Settings(BaseModel):
         """Passages to answer from: `RETRIEVAL_K`, or 6, or 2 for the small default model, which loses its way among more."""
         named = self.llm.local_model_path or self.llm.local_base_model_path or self.llm.llm_backend == "openai"
         return self.retrieval.retrieval_k or (6 if named else 2)
+
+    @property
+    def neighbours(self) -> int:
+        """Passages more that those lean on: `RETRIEVAL_NEIGHBOURS`, or 3, or none for the small default model."""
+        named = self.llm.local_model_path or self.llm.local_base_model_path or self.llm.llm_backend == "openai"
+        return (3 if named else 0) if self.retrieval.retrieval_neighbours is None else self.retrieval.retrieval_neighbours
 
     @property
     def qdrant_path(self) -> Path:

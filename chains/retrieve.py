@@ -14,7 +14,7 @@ def build(retriever: BaseRetriever) -> Runnable[Any, dict[str, Any]]:
     async def retrieve(given: Any) -> dict[str, Any]:
         request = checked(RetrieveRequest, given)
         filters = request.filters.model_dump(exclude_none=True) if request.filters else {}
-        passages = await retriever.ainvoke(request.query, k=request.k, filters=filters)
+        passages = await retriever.ainvoke(request.query, k=request.k, neighbours=request.neighbours, filters=filters)
         results = [
             Found(
                 **Source.of(rank, passage).model_dump(),

@@ -1,6 +1,7 @@
 """Makes the Qdrant client and the collection, and refuses what cannot work with one line. Knows no passages.
 
-Embedded in a folder (QDRANT_PATH) or a server (QDRANT_HOST): the rest of the package need not know which.
+A server (QDRANT_HOST), or embedded in a folder (QDRANT_PATH): by Qdrant Edge, or by qdrant-client's local mode where
+QDRANT_EMBEDDED=local asks for it. The rest of the package need not know which.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from filelock import FileLock, Timeout
@@ -18,11 +20,13 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
 from errors import CollectionMismatch, StoreError, StoreLocked
+from retrievers.edge import EdgeClient
 from retrievers.embeddings import Dense
 from settings import Retrieval
 
 DENSE, SPARSE = "dense", "bm25"  # the names of a point's two vectors
-_FILTERED = ("part", "section", "source", "citation", "document", "document_hash")
+_FILTERED = ("part", "section", "source", "edition", "place", "citation", "document", "document_hash")
+_PAGE = 500  # points moved at a time
 _TIMEOUT = 30  # seconds for one call to a server
 PATIENCE = 2  # seconds for the question whether it is there
 
@@ -36,7 +40,7 @@ class Connection:
     `probe` leads to the same server as `client`, but gives up soon.
     """
 
-    client: QdrantClient
+    client: QdrantClient | EdgeClient
     place: str
     lock: FileLock | None = None
     probe: QdrantClient | None = None
@@ -44,6 +48,11 @@ class Connection:
     @property
     def embedded(self) -> bool:
         return self.lock is not None
+
+    @property
+    def local(self) -> bool:
+        """Whether this is qdrant-client's local mode, which takes one call at a time and compares with every point."""
+        return self.embedded and isinstance(self.client, QdrantClient)
 
     def close(self) -> None:
         self.client.close()
@@ -58,7 +67,7 @@ def connect(settings: Retrieval, path: Path) -> Connection:
 
     Raises StoreLocked if another process holds the folder, and StoreError if it cannot be read.
     """
-    return _server(settings) if settings.qdrant_host else _folder(path)
+    return _server(settings) if settings.qdrant_host else _folder(path, settings.qdrant_embedded)
 
 
 def prepare(connection: Connection, collection: str, dense: Dense) -> None:
@@ -68,11 +77,13 @@ def prepare(connection: Connection, collection: str, dense: Dense) -> None:
     """
     client = connection.client
     with translated(connection.place):
+        if isinstance(client, EdgeClient) and not client.collection_exists(collection):
+            _move(client, connection.place, collection, dense)
         if not client.collection_exists(collection):
             _create(client, collection, dense)
         info = client.get_collection(collection)
         _check(info.config, collection, dense)
-        if not connection.embedded:  # an embedded store has no indexes
+        if not connection.local:  # which has no indexes
             for field in sorted({f"metadata.{name}" for name in _FILTERED} - info.payload_schema.keys()):
                 client.create_payload_index(collection, field, models.PayloadSchemaType.KEYWORD, wait=True)
 
@@ -108,9 +119,8 @@ def _server(settings: Retrieval) -> Connection:
     return Connection(client, f"Qdrant at {url}, port {settings.qdrant_port} (QDRANT_HOST)", probe=probe)
 
 
-def _folder(path: Path) -> Connection:
+def _folder(path: Path, engine: Literal["edge", "local"]) -> Connection:
     place = f"the store in {path} (QDRANT_PATH)"
-    in_use = f"{place} is in use by another process: stop that one, or share a Qdrant server (QDRANT_HOST)"
     # qdrant-client has a lock too, but it reads and writes the folder before it looks at it
     lock = FileLock(path / ".fcc-rag.lock", timeout=0, thread_local=False)
     with translated(place):
@@ -118,18 +128,60 @@ def _folder(path: Path) -> Connection:
         try:
             lock.acquire()
         except Timeout:
-            raise StoreLocked(in_use) from None
+            raise StoreLocked(_in_use(place)) from None
+    logger.info("%s is kept by %s", place, "Qdrant Edge" if engine == "edge" else "qdrant-client's local mode")
+    try:
+        return Connection(EdgeClient(path / "edge") if engine == "edge" else _local(path, place), place, lock)
+    except StoreError:
+        lock.release()
+        raise
+
+
+def _local(path: Path, place: str) -> QdrantClient:
     warnings.filterwarnings("ignore", message="Local mode is not recommended")  # the store says it in the log
     try:
-        return Connection(QdrantClient(path=str(path), force_disable_check_same_thread=True), place, lock)
+        return QdrantClient(path=str(path), force_disable_check_same_thread=True)
     except Exception as exc:  # a damaged folder shows in as many ways as it has formats: JSON, SQLite, pickles
-        lock.release()
         if "already accessed by another instance" in str(exc):  # by a program that is not ours
-            raise StoreLocked(in_use) from exc
+            raise StoreLocked(_in_use(place)) from exc
         raise StoreError(f"{place} cannot be read: {exc!r}; move it away and ingest again") from exc
 
 
-def _create(client: QdrantClient, collection: str, dense: Dense) -> None:
+def _in_use(place: str) -> str:
+    return f"{place} is in use by another process: stop that one, or share a Qdrant server (QDRANT_HOST)"
+
+
+def _move(client: EdgeClient, place: str, collection: str, dense: Dense) -> None:
+    """Take over what local mode, once the default, holds of the collection in the same folder; its files stay.
+
+    The collection gets its name when it is whole: if this is cut off, the next start begins again.
+    """
+    path, unfinished, moved = client.folder.parent, f"~{collection}", 0  # no COLLECTION_NAME begins like that
+    old = path / "collection" / collection
+    if not (old / "storage.sqlite").is_file():
+        return
+    local = _local(path, place)
+    try:
+        if not local.collection_exists(collection):  # it was cut off while it was made
+            return
+        _check(local.get_collection(collection).config, collection, dense)
+        client.delete_collection(unfinished)
+        _create(client, unfinished, dense)
+        records, following = local.scroll(collection, limit=_PAGE, with_vectors=True)
+        while records:
+            points = [models.PointStruct.model_construct(id=one.id, vector=one.vector, payload=one.payload) for one in records]
+            client.upsert(unfinished, points)
+            moved += len(points)
+            if following is None:
+                break
+            records, following = local.scroll(collection, limit=_PAGE, offset=following, with_vectors=True)
+        client.rename_collection(unfinished, collection)
+    finally:
+        local.close()
+    logger.info("%s: moved %d passages into Qdrant Edge; %s is not read again and can be deleted", place, moved, old)
+
+
+def _create(client: QdrantClient | EdgeClient, collection: str, dense: Dense) -> None:
     try:
         client.create_collection(
             collection,

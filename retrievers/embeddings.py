@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
 from abc import abstractmethod
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 BATCH = 32  # passages a step; more brings no speed on a CPU and makes whoever waits for a step wait longer
+_WORDS = 100_000  # words whose numbers are kept
+_WORD = re.compile(r"\w+(?:\.\d+)?")
 _RECENT = 256  # query vectors kept: a search asks for the same one more than once
 
 logger = logging.getLogger(__name__)
@@ -126,12 +129,17 @@ class Bm25(SparseEmbeddings):
 
     def __init__(self) -> None:
         self._encoder = Encoder()
+        self._term = functools.lru_cache(_WORDS)(lambda word: tuple(self._encoder.embed_query(word).indices))
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         return [_sparse(self._encoder.embed_document(text)) for text in texts]
 
     def embed_query(self, text: str) -> SparseVector:
         return _sparse(self._encoder.embed_query(text))
+
+    def terms(self, text: str) -> list[int]:
+        """The words of a text that count, in their order, as the numbers that stand for them in its vector."""
+        return [term for word in _WORD.findall(text) for term in self._term(word)]
 
 
 def open(folder: Path, *, engine: Engine, cache: Path, name: str = "") -> Dense:  # noqa: A001 -- it is read as `embeddings.open`
@@ -174,7 +182,7 @@ def _converted(folder: Path, cache: Path, name: str) -> Converted:
         conversion.convert(folder, out)
 
     digest = _digest(folder)
-    made = weights.once(cache / "embeddings" / f"{digest}-{_configuration(folder)}", str(conversion.FORMAT), fill)
+    made = weights.once(cache / "embeddings" / f"{digest}-{configuration(folder)}", str(conversion.FORMAT), fill)
     try:
         return Converted(made, name=name, digest=digest)
     except Exception as exc:  # OpenVINO and tokenizers have no classes for what goes wrong in them
@@ -214,7 +222,7 @@ def _digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _configuration(folder: Path) -> str:
+def configuration(folder: Path) -> str:
     """8 hex digits over the small files beside the weights: tokenizer, pooling and prompts change the vectors as well."""
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*")):

@@ -17,14 +17,17 @@ from pydantic import BaseModel, ConfigDict
 from qdrant_client import models
 
 from retrievers import splitting
+from retrievers.cache import Cache
 from retrievers.connection import DENSE, SPARSE
 from retrievers.documents import Passage, SourceDocument
 from retrievers.embeddings import BATCH
+from retrievers.known_files import KnownFiles
 from retrievers.loaders import discover, load
 from retrievers.loaders.pieces import LoadFailure
 from retrievers.store import Copy, Store
+from retrievers.vector_cache import VectorCache
 
-_FORMAT = 1  # raise it when passages or vectors are made in another way: then all documents are written again
+_FORMAT = 2  # raise it when passages or vectors are made in another way: then all documents are written again
 _WINDOW = 512  # passages sorted by length together, so that a batch holds little padding
 
 logger = logging.getLogger(__name__)
@@ -72,10 +75,13 @@ class Report(BaseModel):
 
 
 class Indexer:
-    """Ingests into one store. One ingestion at a time: see `jobs`."""
+    """Ingests into one store. One ingestion at a time: see `jobs`.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    With a cache, text that was ever embedded is not embedded again, and a file that has not changed is not even parsed.
+    """
+
+    def __init__(self, store: Store, cache: Cache | None = None) -> None:
+        self._store, self._cache = store, cache
 
     def ingest(
         self,
@@ -91,10 +97,12 @@ class Indexer:
         store fails; what is wrong with a file ends up in the report.
         """
         started = time.monotonic()
-        run = _Run(self._store, on_progress or (lambda _: None), should_stop or (lambda: False))
+        run = _Run(self._store, self._cache, on_progress or (lambda _: None), should_stop or (lambda: False))
         run.read(paths)
         if prune and not run.report.stopped:
             run.prune(paths)
+        if (run.report.passages_written or run.report.documents_pruned) and not run.report.stopped:
+            self._store.optimize()
         run.report.seconds = round(time.monotonic() - started, 3)
         return run.report
 
@@ -102,9 +110,13 @@ class Indexer:
 class _Run:
     """One ingestion under way."""
 
-    def __init__(self, store: Store, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, store: Store, cache: Cache | None, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> None:
         self.report = Report()
         self._store, self._on_progress, self._should_stop = store, on_progress, should_stop
+        self._vectors = VectorCache(store.dense, cache)
+        self._files = KnownFiles(cache, f"{_FORMAT} {store.dense.limit}")
         self._progress = Progress()
         self._stored = store.documents()
         self._seen: dict[str, str] = {}  # the hash of each document met, by its uri
@@ -141,7 +153,11 @@ class _Run:
         self.report.documents_pruned = len(gone)
 
     def _read_file(self, path: Path, root: Path) -> None:
+        key = self._files.key(path, root)
+        if self._leave(path, self._files.documents(key)):
+            return
         failures, changed = len(self.report.failures), False
+        held: dict[str, str] = {}
         for item in load(path, root=root):
             if self._stopping():
                 return
@@ -149,10 +165,23 @@ class _Run:
                 self._fail(item.source, item.reason)
             else:
                 changed |= self._take(item)
+                held[item.uri] = self._seen.get(item.uri, "")
         complete = self._complete[path] = len(self.report.failures) == failures
         self.report.files_failed += not complete
         self.report.files_read += complete and changed
         self.report.files_unchanged += complete and not changed
+        if complete and self._files.key(path, root) == key:  # else it was written to while it was read
+            self._files.remember(key, held)
+
+    def _leave(self, path: Path, held: dict[str, str] | None) -> bool:
+        """Count the file as unchanged if the store still has all the documents that it is known to hold; whether it has."""
+        if held is None or not all(_is_whole(self._stored.get(uri, []), current) for uri, current in held.items()):
+            return False
+        self._seen |= held
+        self._complete[path] = True
+        self.report.files_unchanged += 1
+        self.report.documents_unchanged += len(held)
+        return True
 
     def _take(self, document: SourceDocument) -> bool:
         """Put the document's passages into the window, unless the store holds just these; whether it did."""
@@ -192,12 +221,17 @@ class _Run:
 
     def _flush(self) -> None:
         """Write the window, and only then remove the older versions of its documents."""
-        window = sorted(self._window, key=lambda passage: len(passage.page_content))
+        window = [(splitting.embedded_text(passage), passage) for passage in self._window]
+        vectors = self._vectors.known([text for text, _ in window])
+        # what is known goes first: among the rest it would leave gaps in the model's batches
+        window.sort(key=lambda each: (each[0] not in vectors, len(each[0])))
         for start in range(0, len(window), BATCH):
             if self._stopping():
                 return
             batch = window[start : start + BATCH]
-            self._store.upsert(self._points(batch))
+            if new := [text for text, _ in batch if text not in vectors]:
+                vectors |= self._vectors.embed(new)
+            self._store.upsert(self._points(batch, vectors))
             self.report.passages_written += len(batch)
             self._tell(passages=self.report.passages_written)
         replaced = [uri for uri in self._waiting if uri in self._stored]
@@ -208,16 +242,15 @@ class _Run:
         self._tell(documents=self.report.documents_replaced + self.report.documents_indexed)
         self._window, self._waiting = [], {}
 
-    def _points(self, passages: list[Passage]) -> list[models.PointStruct]:
-        texts = [splitting.embedded_text(passage) for passage in passages]
-        dense, sparse = self._store.dense.embed_documents(texts), self._store.sparse.embed_documents(texts)
+    def _points(self, batch: list[tuple[str, Passage]], vectors: dict[str, list[float]]) -> list[models.PointStruct]:
+        sparse = self._store.sparse.embed_documents([text for text, _ in batch])
         return [
             models.PointStruct(
                 id=_point_id(passage),
-                vector={DENSE: one, SPARSE: models.SparseVector(indices=other.indices, values=other.values)},
+                vector={DENSE: vectors[text], SPARSE: models.SparseVector(indices=one.indices, values=one.values)},
                 payload={"page_content": passage.page_content, "metadata": passage.metadata},
             )
-            for passage, one, other in zip(passages, dense, sparse, strict=True)
+            for (text, passage), one in zip(batch, sparse, strict=True)
         ]
 
     def _is_gone(self, uri: str, roots: list[Path]) -> bool:

@@ -1,38 +1,46 @@
 """From a question to the passages that answer it, or to none. Knows no files and no model that writes.
 
-What a question cites is looked up; the rest is found by dense and BM25 search, fused by reciprocal rank (Cormack et
-al., 2009). If nothing found is near enough to the question to be evidence, nothing is returned.
+What a question cites is looked up; the rest is found by dense and BM25 search and put into one order (see `ranking`). If nothing
+found is near enough to the question to be evidence, nothing is returned.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.retrievers import BaseRetriever
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PrivateAttr
 from qdrant_client import models
 
 from errors import InvalidRequest
-from retrievers import citations
+from retrievers import citations, editions, neighbours, ranking
 from retrievers.citations import Citation
 from retrievers.documents import Passage
-from retrievers.store import Store, among
+from retrievers.held import Held
+from retrievers.places import holding
+from retrievers.stages import ALL, Stages
+from retrievers.store import Store, among, equals
 
 Filters = Mapping[str, str | Sequence[str] | None]
 
-_FILTERS = ("part", "section", "source")
+DEFAULT_MIN_SCORE = 0.38  # with MiniLM, questions the rules answer reach 0.43 and nearly all others stay below
+_FILTERS = ("part", "section", "source", "edition")
 _MOST = 50  # passages a request may ask for
-_FEWEST_CANDIDATES = 30  # of each kind of search: fusing needs more of both than are wanted
+_OVER = 100  # candidates of each kind of search: ranking needs more of both than are wanted
 _CITED = 3  # passages of one cited place
-_LEVELS: tuple[citations.Kind, ...] = ("letter", "number", "roman", "capital", "number", "roman")
+_SUBPART = re.compile(r"\bsubpart\s+([A-Z]{1,2})\b", re.IGNORECASE)
 
 
 class PassageRetriever(BaseRetriever):
     """The best `k` passages for a question, the same ones in the same order for the same index.
 
-    `retriever.invoke(question, k=8, filters={"part": "15", "section": ["15.247", "15.249"], "source": "..."})`. To its
-    stored metadata (`PassageMetadata`) each passage gains `score`, its cosine with the question, and `match`: "exact"
-    if the question cites it and "search" otherwise. Empty if nothing was cited and no cosine reaches `min_score`, of which
-    0 lets everything through.
+    `retriever.invoke(question, k=8, neighbours=3, filters={"part": "15", "section": ["15.247", "15.249"], "source": "...",
+    "edition": "...", "as_of": "2024-10-01"})`. To its stored metadata (`PassageMetadata`) each passage gains `score`, its cosine
+    with the question, and `match`: "exact" if the question cites it, "search" if it was found, and "neighbour" for at most
+    `neighbours` more after the `k`, which those lean on; these have a `relation` too (see `neighbours`). Empty if nothing was
+    cited and no cosine reaches `min_score`, of which 0 lets everything through. Of each place only the newest edition is
+    searched, or the one of the day `as_of`, unless the filter `edition` names others.
 
     Raises InvalidRequest for an empty question, an unknown filter or an impossible `k`, and StoreError.
     """
@@ -41,7 +49,14 @@ class PassageRetriever(BaseRetriever):
 
     store: Store
     k: int = 6
-    min_score: float = 0.38  # with MiniLM, questions the rules answer reach 0.43 and nearly all others stay below
+    min_score: float = DEFAULT_MIN_SCORE
+    neighbours: int = 0
+    stages: Stages = ALL
+    _held: Held = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        self._held = Held(self.store)
 
     def _get_relevant_documents(
         self,
@@ -49,9 +64,10 @@ class PassageRetriever(BaseRetriever):
         *,
         run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 -- LangChain passes it
         k: int | None = None,
+        neighbours: int | None = None,
         filters: Filters | None = None,
     ) -> list[Passage]:
-        return self._find(query, k, filters)
+        return self._find(query, k, neighbours, filters)
 
     async def _aget_relevant_documents(
         self,
@@ -59,39 +75,85 @@ class PassageRetriever(BaseRetriever):
         *,
         run_manager: AsyncCallbackManagerForRetrieverRun,  # noqa: ARG002 -- LangChain passes it
         k: int | None = None,
+        neighbours: int | None = None,
         filters: Filters | None = None,
     ) -> list[Passage]:
-        return await self.store.run(self._find, query, k, filters)
+        return await self.store.run(self._find, query, k, neighbours, filters)
 
-    def _find(self, query: str, wanted: int | None, filters: Filters | None) -> list[Passage]:
+    def _find(self, query: str, wanted: int | None, more: int | None, filters: Filters | None) -> list[Passage]:
         k = self.k if wanted is None else wanted
         if not query.strip():
             raise InvalidRequest("the question is empty")
         if not 1 <= k <= _MOST:
             raise InvalidRequest(f"k must be from 1 to {_MOST}; it is {k}")
-        conditions = _conditions(filters or {})
-        cited = self._cited(query, k, conditions)
-        found = [passage for passage in self._search(query, k, conditions) if passage.id not in cited]
-        best = max((passage.metadata["score"] for passage in found), default=0.0)
+        if more is not None and not 0 <= more <= _MOST:
+            raise InvalidRequest(f"neighbours must be from 0 to {_MOST}; it is {more}")
+        where = self._where(filters or {})
+        asked = citations.find(query) if self.stages.exact else []
+        cited = self._cited(query, asked, k, where)
+        found = [passage for passage in self._search(query, asked, where) if passage.id not in cited]
+        best = max((passage.metadata["score"] for passage in found[:k]), default=0.0)
         if not cited and best < self.min_score > 0:
             return []
-        return [*cited.values(), *found][:k]
+        chosen = [*cited.values(), *(ranking.spread(found) if self.stages.sections else found)]
+        chosen = ranking.folded(chosen, k, self.store.sparse.terms) if self.stages.fold else chosen[:k]
+        return chosen + self._near(query, chosen, self.neighbours if more is None else more, where)
 
-    def _search(self, query: str, k: int, conditions: list[models.Condition]) -> list[Passage]:
-        where = models.Filter(must=conditions) if conditions else None
-        candidates = self.store.search(query, max(4 * k, _FEWEST_CANDIDATES), where)
-        cosines = self.store.cosines(query, [str(passage.id) for passage, _ in candidates])
-        scored = [(rank, cosines.get(str(passage.id), 0.0), passage) for passage, rank in candidates]
-        scored.sort(key=lambda entry: (-entry[0], -entry[1], entry[2].id))
-        return [_marked(passage, cosine, "search") for _, cosine, passage in scored[:k]]
+    def _where(self, filters: Filters) -> models.Filter:
+        day, chosen = filters.get("as_of"), filters.get("edition")
+        if not (day is None or isinstance(day, str)):
+            raise InvalidRequest("as_of must be one day, month or year")
+        if day and chosen:
+            raise InvalidRequest("edition and as_of each choose the edition; give one of them")
+        must = _conditions({name: value for name, value in filters.items() if name != "as_of"})
+        outdated = [] if chosen or not self.stages.fold else self._held.outdated(editions.last_day(day) if day else None)
+        return models.Filter(must=must, must_not=outdated)
 
-    def _cited(self, query: str, k: int, conditions: list[models.Condition]) -> dict[str | None, Passage]:
+    def _search(self, query: str, asked: Sequence[Citation], where: models.Filter) -> list[Passage]:
+        """Candidates in their final order; if the question names whole parts, from these as long as they hold anything."""
+        parts = sorted({citation.part for citation in asked if citation.part and not citation.section})
+        if parts:
+            subparts = {match[1].upper() for match in _SUBPART.finditer(query)}
+            inside = self._ranked(query, _and(where, among("part", parts)))
+            if chosen := [passage for passage in inside if not subparts or _subpart(passage) in subparts] or inside:
+                return chosen
+        return self._ranked(query, where)
+
+    def _ranked(self, query: str, where: models.Filter) -> list[Passage]:
+        dense, sparse = self.store.ranked(query, _OVER, where)
+        dense, sparse = dense if self.stages.dense else [], sparse if self.stages.sparse else []
+        cosines = dict(dense)
+        lacking = [identity for identity, _ in sparse if identity not in cosines]
+        cosines |= self.store.cosines(query, lacking) if lacking else {}
+        passages = {str(passage.id): passage for passage in self.store.fetch(list(cosines))}
+        found = ranking.candidates(dense, sparse, passages, cosines)
+        ordered = ranking.ordered(query, found, self.store.sparse.terms, self.stages)
+        return [_marked(candidate.passage, candidate.cosine, "search") for candidate in ordered]
+
+    def _near(self, query: str, passages: Sequence[Passage], limit: int, where: models.Filter) -> list[Passage]:
+        """What the passages lean on, if that is wanted."""
+        if limit == 0 or not self.stages.neighbours:
+            return []
+
+        def cited(citation: Citation) -> list[Passage]:
+            return list(self._cited(query, [citation], _CITED, where).values())
+
+        def document(uri: str) -> list[Passage]:
+            return self.store.passages(models.Filter(must=[equals("document", uri)]))
+
+        found = neighbours.find(query, passages, limit, cited=cited, document=document, glossary=self._held.glossary)
+        cosines = self.store.cosines(query, [str(passage.id) for passage in found]) if found else {}
+        for passage in found:
+            passage.metadata["score"] = round(cosines.get(str(passage.id), 0.0), 6)
+        return found
+
+    def _cited(self, query: str, asked: Sequence[Citation], k: int, where: models.Filter) -> dict[str | None, Passage]:
         """What the question cites, by id, in the order of its citations; nearest to the question first within each."""
-        asked = [(citation, place) for citation in citations.find(query) if (place := _place(citation))][:k]
-        share = min(_CITED, k // len(asked)) if asked else 0
+        places = [(citation, place) for citation in asked if (place := _place(citation))][:k]
+        share = min(_CITED, k // len(places)) if places else 0
         found: dict[str | None, Passage] = {}
-        for citation, place in asked:
-            held = _holding(citation, self.store.passages(models.Filter(must=[*conditions, place])))
+        for citation, place in places:
+            held = holding(citation, self.store.passages(_and(where, place)))
             cosines = self.store.cosines(query, [str(passage.id) for passage in held]) if held else {}
             held.sort(key=lambda passage: (-cosines.get(str(passage.id), 0.0), passage.id))
             for passage in held[:share]:
@@ -101,7 +163,7 @@ class PassageRetriever(BaseRetriever):
 
 def _conditions(filters: Filters) -> list[models.Condition]:
     if unknown := filters.keys() - set(_FILTERS):
-        raise InvalidRequest(f"there is no filter {min(unknown)!r}; there are {', '.join(_FILTERS)}")
+        raise InvalidRequest(f"there is no filter {min(unknown)!r}; there are {', '.join(_FILTERS)}, as_of")
     conditions: list[models.Condition] = []
     for name, value in filters.items():
         if value is None:
@@ -113,6 +175,10 @@ def _conditions(filters: Filters) -> list[models.Condition]:
     return conditions
 
 
+def _and(where: models.Filter, condition: models.Condition) -> models.Filter:
+    return models.Filter(must=[*(where.must or []), condition], must_not=where.must_not)
+
+
 def _place(citation: Citation) -> models.FieldCondition | None:
     """Where a citation is looked up; a whole part is too much to look up."""
     if citation.has_paragraphs:
@@ -120,38 +186,10 @@ def _place(citation: Citation) -> models.FieldCondition | None:
     return among("citation", [str(citation)]) if citation.section or citation.kdb else None
 
 
-def _holding(asked: Citation, passages: Sequence[Passage]) -> list[Passage]:
-    """Of a section's passages those that hold the cited paragraph, else those nearest around it, else all."""
-    placed = [(own, passage) for passage in passages if (own := _own(asked, passage)).title == asked.title]
-    depth = len(asked.paragraphs)
-    held = [passage for own, passage in placed if own.paragraphs[:depth] == asked.paragraphs]
-    # a passage is cited by the paragraph it begins with, and may go on into the one that is looked for
-    last: dict[str, Passage] = {}
-    for own, passage in placed:
-        if _order(own) < _order(asked):
-            last[passage.metadata["document"]] = passage
-    held += [passage for passage in last.values() if depth and f"({asked.paragraphs[-1]})" in passage.page_content]
-    for outer in range(depth - 1, -1, -1):
-        if held:
-            break
-        held = [passage for own, passage in placed if own.paragraphs == asked.paragraphs[:outer]]
-    return held or [passage for _, passage in placed]
-
-
-def _own(asked: Citation, passage: Passage) -> Citation:
-    try:
-        return citations.parse(passage.metadata["citation"])
-    except ValueError:  # of a document that gives its paragraphs no cites
-        return asked.whole
-
-
-def _order(citation: Citation) -> tuple[int, ...]:
-    """Where the paragraph comes in its section: (a)(1)(i)(A) and so on down, as the CFR numbers its levels."""
-    places = []
-    for token, kind in zip(citation.paragraphs, _LEVELS, strict=False):
-        readings = dict(citations.ordinals(token))
-        places.append(readings.get(kind, next(iter(readings.values()), 0)))
-    return tuple(places)
+def _subpart(passage: Passage) -> str:
+    """The letter of the subpart that the passage's headings name, or ""."""
+    match = _SUBPART.search(passage.metadata["heading"])
+    return match[1].upper() if match else ""
 
 
 def _marked(passage: Passage, score: float, match: str) -> Passage:

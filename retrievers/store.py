@@ -1,7 +1,7 @@
 """The Qdrant collection that holds the passages, embedded in a folder or on a server. Knows no files and no citations.
 
-qdrant-client's embedded mode is not thread-safe, so every call on an embedded store runs under one lock, held for that
-call only: a search waits for one batch of an ingestion, never for all of it. Callers on an event loop use `run`.
+Searches run beside each other and beside writes. Only qdrant-client's local mode is not thread-safe: every call on it runs
+under one lock, held for that call alone. Callers on an event loop use `run`.
 """
 
 import asyncio
@@ -13,22 +13,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import numpy as np
 from langchain_qdrant import QdrantVectorStore, RetrievalMode
-from langchain_qdrant.sparse_embeddings import SparseEmbeddings
+from numpy.typing import NDArray
 from pydantic import BaseModel
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 
 from errors import StoreError
 from retrievers.connection import DENSE, PATIENCE, SPARSE, Connection, connect, prepare, translated
 from retrievers.documents import Passage
+from retrievers.edge import EdgeClient
 from retrievers.embeddings import Bm25, Dense
 from settings import Retrieval
 
+_THRESHOLD = "min_score"
 _PAGE = 2000  # points read in one call
-_LARGE = 20_000  # passages from which on qdrant-client calls its embedded mode too slow
+_LARGE = 20_000  # passages from which on qdrant-client calls its local mode too slow
 _THREADS = 8  # for those who wait on an event loop
 
 P = ParamSpec("P")
@@ -59,7 +61,7 @@ class Store:
 
     def __init__(self, connection: Connection, collection: str, dense: Dense) -> None:
         self.collection, self.dense = collection, dense
-        self.sparse: SparseEmbeddings = Bm25()
+        self.sparse = Bm25()
         self.client, self.place, self.embedded = connection.client, connection.place, connection.embedded
         self._connection = connection
         self._lock = threading.RLock()
@@ -69,7 +71,7 @@ class Store:
         self._writes = 0
         self._closed = self._told_large = False
         self.vectors = QdrantVectorStore(
-            self.client,
+            cast("QdrantClient", self.client),  # an EdgeClient has the methods that are called
             collection,
             embedding=dense,
             retrieval_mode=RetrievalMode.HYBRID,
@@ -80,6 +82,11 @@ class Store:
             validate_collection_config=False,  # `prepare` has checked more than it would
         )
         self._tell_if_large()
+
+    @property
+    def writes(self) -> int:
+        """Goes up with every write of this process."""
+        return self._writes
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking function on the store's own threads: neither the event loop nor its executor waits for it."""
@@ -99,7 +106,7 @@ class Store:
             raise StoreError(f"{self.place} does not answer within {PATIENCE} s") from None
 
     def ping(self) -> None:
-        """Return if the collection can be used. An embedded one is ours alone until it is closed: it needs no lock."""
+        """Return if the collection can be used. An embedded one is ours alone until it is closed: nobody is asked."""
         self._check_open()
         if (probe := self._connection.probe) is not None:
             with translated(self.place):
@@ -136,15 +143,35 @@ class Store:
                 Source(source=source, part=part, documents=len(documents[source, part]), passages=number)
                 for (source, part), number in sorted(passages.items())
             ]
-            if self.embedded and writes == self._writes:  # on a server, others write too
-                self._sources = known
+            with self._lock:
+                if self.embedded and writes == self._writes:  # on a server, others write too
+                    self._sources = known
         return known
+
+    def editions(self) -> dict[str, set[str]]:
+        """The names of the editions that are held of each place that can be cited."""
+        held: dict[str, set[str]] = {}
+        for metadata in self._metadata("place", "edition"):
+            if metadata.get("place"):  # passages of before 0.2 have none until they are ingested again
+                held.setdefault(metadata["place"], set()).add(metadata["edition"])
+        return held
+
+    def threshold(self) -> float | None:
+        """The MIN_SCORE that was found for this collection by `fcc-rag eval calibrate`, if it was."""
+        with self._calling():
+            found = (self.client.get_collection(self.collection).config.metadata or {}).get(_THRESHOLD)
+        return None if found is None else float(found)
+
+    def set_threshold(self, value: float) -> None:
+        """Keep a MIN_SCORE with the collection, for every later start."""
+        with self._calling():
+            self.client.update_collection(self.collection, metadata={_THRESHOLD: value})
 
     def upsert(self, points: Sequence[models.PointStruct]) -> None:
         """Write points; when this returns they are stored."""
         with self._calling():
             self.client.upsert(self.collection, list(points), wait=True)
-            self._sources, self._writes = None, self._writes + 1
+        self._forget_sources()
         self._tell_if_large()
 
     def delete(self, documents: Sequence[str], *, keep: Sequence[str] = ()) -> None:
@@ -152,7 +179,16 @@ class Store:
         where = models.Filter(must=[among("document", documents)], must_not=[among("document_hash", keep)] if keep else None)
         with self._calling():
             self.client.delete(self.collection, models.FilterSelector(filter=where), wait=True)
-            self._sources, self._writes = None, self._writes + 1
+        self._forget_sources()
+
+    def optimize(self) -> None:
+        """Make an embedded store fast again after much was written, which can take minutes; a server does so by itself.
+
+        Searches and writes go on meanwhile, and whatever ends the process costs only this work.
+        """
+        if isinstance(self.client, EdgeClient):
+            with self._calling():
+                self.client.optimize(self.collection)
 
     def search(self, query: str, limit: int, where: models.Filter | None = None) -> list[tuple[Passage, float]]:
         """The best `limit` passages by dense and BM25 search, fused by reciprocal rank, with the fused score."""
@@ -165,21 +201,41 @@ class Store:
 
     def nearest(self, query: str, limit: int, where: models.Filter | None = None) -> list[tuple[Passage, float]]:
         """The passages whose dense vectors are nearest to the question's, with the cosine."""
-        vector = self.dense.embed_query(query)
+        hits = dict(self._best(DENSE, self.dense.embed_query(query), limit, where))
+        return [(passage, hits[str(passage.id)]) for passage in self.fetch([*hits])]
+
+    def ranked(
+        self, query: str, limit: int, where: models.Filter | None = None
+    ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+        """The best `limit` points by dense search, with their cosine, and by BM25, with its score; equal scores by id.
+
+        The second is empty if the question consists of stop words alone, or shares no word with any passage.
+        """
+        weights = self.sparse.embed_query(query)
+        terms = models.SparseVector(indices=weights.indices, values=weights.values)
+        return self._best(DENSE, self.dense.embed_query(query), limit, where), (
+            self._best(SPARSE, terms, limit, where) if terms.indices else []
+        )
+
+    def fetch(self, ids: Sequence[str]) -> list[Passage]:
+        """The passages of these points, in the order of `ids`; those that are not there are left out."""
         with self._calling():
-            found = self.vectors.similarity_search_with_score_by_vector(vector, limit, filter=where)
-        return [(_clean(passage), score) for passage, score in found]
+            records = self.client.retrieve(self.collection, list(ids), with_payload=True)
+        found = {str(record.id): _passage(record) for record in records}
+        return [found[identity] for identity in ids if identity in found]
+
+    def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The dense vectors of these points, each of length one."""
+        with self._calling():
+            records = self.client.retrieve(self.collection, list(ids), with_payload=False, with_vectors=[DENSE])
+        return {
+            str(record.id): np.asarray(record.vector[DENSE], np.float32) for record in records if isinstance(record.vector, dict)
+        }
 
     def cosines(self, query: str, ids: Sequence[str]) -> dict[str, float]:
         """The cosine between the question and each of the points."""
         vector = np.asarray(self.dense.embed_query(query))
-        with self._calling():
-            records = self.client.retrieve(self.collection, list(ids), with_payload=False, with_vectors=[DENSE])
-        return {
-            str(record.id): float(vector @ np.asarray(record.vector[DENSE]))
-            for record in records
-            if isinstance(record.vector, dict)
-        }
+        return {identity: float(vector @ other) for identity, other in self.vectors_of(ids).items()}
 
     def close(self) -> None:
         """Let the calls under way end, then give up the client and the folder. May be called again."""
@@ -191,12 +247,17 @@ class Store:
 
     def passages(self, where: models.Filter) -> list[Passage]:
         """All passages that match, document by document, each in its own order."""
-        found = [
-            Passage(id=str(record.id), page_content=record.payload["page_content"], metadata=record.payload["metadata"])
-            for record in self._records(True, where)
-            if record.payload
-        ]
+        found = [_passage(record) for record in self._records(True, where)]
         return sorted(found, key=lambda passage: (passage.metadata["document"], passage.metadata["ordinal"]))
+
+    def _best(
+        self, vector: str, query: list[float] | models.SparseVector, limit: int, where: models.Filter | None
+    ) -> list[tuple[str, float]]:
+        with self._calling():
+            found = self.client.query_points(
+                self.collection, query=query, using=vector, query_filter=where, limit=limit, with_payload=False
+            ).points
+        return sorted(((str(point.id), point.score) for point in found), key=lambda hit: (-hit[1], hit[0]))
 
     def _metadata(self, *fields: str) -> Iterator[dict[str, Any]]:
         wanted = [f"metadata.{name}" for name in fields]
@@ -213,19 +274,23 @@ class Store:
 
     @contextlib.contextmanager
     def _calling(self) -> Iterator[None]:
-        """What every call on the client runs in: the lock if the store is embedded, and one line for whatever fails."""
-        with self._lock if self.embedded else contextlib.nullcontext(), translated(self.place):
+        """What every call on the client runs in: the lock if local mode needs it, and one line for whatever fails."""
+        with self._lock if self._connection.local else contextlib.nullcontext(), translated(self.place):
             self._check_open()
             yield
+
+    def _forget_sources(self) -> None:
+        with self._lock:
+            self._sources, self._writes = None, self._writes + 1
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"{self.place} has been closed")
 
     def _tell_if_large(self) -> None:
-        if self.embedded and not self._told_large and (count := self.count()) > _LARGE:
+        if self._connection.local and not self._told_large and (count := self.count()) > _LARGE:
             self._told_large = True
-            logger.warning("%s holds %d passages; from %d on a Qdrant server is faster", self.place, count, _LARGE)
+            logger.warning("%s holds %d passages; from %d on QDRANT_EMBEDDED=edge is faster", self.place, count, _LARGE)
 
 
 def open(settings: Retrieval, path: Path, dense: Dense) -> Store:  # noqa: A001 -- it is read as `store.open`
@@ -251,6 +316,11 @@ def among(name: str, values: Sequence[str]) -> models.FieldCondition:
 def equals(name: str, value: str) -> models.FieldCondition:
     """The condition that a passage's metadata has this value."""
     return models.FieldCondition(key=f"metadata.{name}", match=models.MatchValue(value=value))
+
+
+def _passage(record: models.Record) -> Passage:
+    payload = record.payload or {}
+    return Passage(id=str(record.id), page_content=payload["page_content"], metadata=payload["metadata"])
 
 
 def _clean(passage: Passage) -> Passage:

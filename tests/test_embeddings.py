@@ -243,11 +243,11 @@ def test_model_that_openvino_cannot_run(
 def test_changed_prompt_is_converted_anew(tmp_path: Path) -> None:
     """What lies beside the weights decides the vectors too, though not whose collection it is."""
     folder = _tiny(tmp_path / "tiny", "prompt")
-    before = embeddings._digest(folder), embeddings._configuration(folder)
+    before = embeddings._digest(folder), embeddings.configuration(folder)
     file = folder / "config_sentence_transformers.json"
     file.write_text(file.read_text().replace("station : ", "radio : "))
     assert embeddings._digest(folder) == before[0]
-    assert embeddings._configuration(folder) != before[1]
+    assert embeddings.configuration(folder) != before[1]
 
 
 @pytest.mark.parametrize(("devices", "answer"), [(None, False), (0, False), (1, True)])

@@ -206,28 +206,32 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from fakes_retrieval import opened
-from qdrant_client.local.persistence import CollectionPersistence as Disk
+from retrievers import index
 from retrievers.index import Indexer
+from retrievers.store import Store
 
 left = int(sys.argv[3])
+write = Store.upsert
 
-def counted(call):
-    def wrapper(*arguments):
-        global left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return call(*arguments)
-    return wrapper
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
 
-Disk.persist, Disk.delete = counted(Disk.persist), counted(Disk.delete)
+def counted(*arguments):
+    global left
+    if left == 0:
+        kill()
+    left -= 1
+    write(*arguments)
+
+index.BATCH = 8
+Store.upsert, Store.delete = counted, kill
 Indexer(opened(Path(sys.argv[1]))).ingest([Path(sys.argv[2])])
 """
 
 
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_killed_and_run_again(tmp_path: Path, share: float) -> None:
-    """Killed at the start, amid the writing or amid the clearing away, the next run ends as one clean run would."""
+@pytest.mark.parametrize("writes", [0, 3, 100])
+def test_killed_and_run_again(tmp_path: Path, writes: int) -> None:
+    """Killed before or amid the writing, or before older versions are cleared away, the next run ends as one clean run would."""
     folder = tmp_path / "rules"
     folder.mkdir()
     write_files(folder, 20)
@@ -236,8 +240,7 @@ def test_killed_and_run_again(tmp_path: Path, share: float) -> None:
     store.close()
     write_files(folder, 20, version=2)
     clean = opened(tmp_path / "clean")
-    expected = Indexer(clean).ingest([folder])
-    writes = round(share * expected.passages_written)  # of which about half are written anew, and as many deleted
+    Indexer(clean).ingest([folder])
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "store"), str(folder), str(writes)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -335,3 +338,19 @@ def test_stop_between_the_documents_of_a_file(store: Store, folder: Path, monkey
     monkeypatch.setattr(splitting, "split", recorded)
     report = Indexer(store).ingest([folder / "all.jsonl"], should_stop=lambda: len(sources) >= 3)
     assert (report.stopped, report.files_read, len(sources)) == (True, 0, 3)
+
+
+def test_store_is_optimized_once_after_writing(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is put in order when an ingestion that changed it ends: not when nothing was changed, nor amid a stop."""
+    held: list[int] = []
+    monkeypatch.setattr(store, "optimize", lambda: held.append(store.count()))
+    monkeypatch.setattr(index, "BATCH", 8)
+    Indexer(store).ingest([folder], should_stop=lambda: store.count() > 0)
+    assert held == []
+    Indexer(store).ingest([folder])
+    assert held == [store.count()]
+    Indexer(store).ingest([folder])
+    assert len(held) == 1
+    (folder / "001.txt").unlink()
+    Indexer(store).ingest([folder], prune=True)
+    assert len(held) == 2

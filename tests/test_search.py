@@ -177,24 +177,23 @@ def test_same_order_each_time(tmp_path: Path) -> None:
     assert answers[0] == answers[1] == answers[2]
 
 
-async def test_async_search_leaves_the_loop_free(retriever: PassageRetriever) -> None:
+async def test_async_search_leaves_the_loop_free(retriever: PassageRetriever, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the store is busy, an asynchronous search waits without stopping the event loop or its executor."""
     released = threading.Event()
-    store = retriever.store
+    client = retriever.store.client
+    query_points = client.query_points
 
-    def hold() -> None:
-        with store._lock:
-            released.wait(10)
+    def held(*args: Any, **kwargs: Any) -> Any:
+        released.wait(10)
+        return query_points(*args, **kwargs)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
+    monkeypatch.setattr(client, "query_points", held)
     searches = [asyncio.create_task(retriever.ainvoke("station identifies itself")) for _ in range(20)]
     await asyncio.sleep(0.05)
     assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 1) == "free"
     assert not any(search.done() for search in searches)
     released.set()
     results = await asyncio.gather(*searches)
-    holder.join()
     assert all(result[0].page_content.startswith("A station") for result in results)
 
 
@@ -218,3 +217,102 @@ def test_real_model_tells_rules_from_recipes(tmp_path: Path) -> None:
     assert retriever.invoke("what does § 97.113 forbid?")[0].metadata["match"] == "exact"
     assert retriever.invoke("How long should I bake sourdough bread?") == []
     store.close()
+
+
+NEWEST, OLDER = "eCFR 2025-01", "CFR 10-1-2011"
+
+
+@pytest.fixture
+def editions(store: Store) -> PassageRetriever:
+    """Two editions of one section, and a section of which there is an old one only."""
+    rows = [
+        ("The kettle limit is two litres.", "300.1", NEWEST),
+        ("The kettle limit was one litre.", "300.1", OLDER),
+        ("The pan limit is nine inches.", "300.2", OLDER),
+    ]
+    store.upsert(
+        [
+            point(text, 70 + row, section=section, citation=f"47 CFR {section}", edition=edition, document=f"/e{row}")
+            for row, (text, section, edition) in enumerate(rows)
+        ]
+    )
+    return PassageRetriever(store=store, k=9, min_score=0.1)
+
+
+@pytest.mark.parametrize(
+    ("filters", "shown"),
+    [
+        ({}, {"The kettle limit is two litres.", "The pan limit is nine inches."}),
+        ({"as_of": "2020"}, {"The kettle limit was one litre.", "The pan limit is nine inches."}),
+        ({"as_of": "2010-06"}, set()),
+        ({"edition": OLDER}, {"The kettle limit was one litre.", "The pan limit is nine inches."}),
+        (
+            {"edition": [OLDER, NEWEST], "section": "300.1"},
+            {"The kettle limit is two litres.", "The kettle limit was one litre."},
+        ),
+    ],
+)
+@pytest.mark.parametrize("question", ["kettle and pan limit", "§ 300.1 and § 300.2 limit"])
+def test_one_edition(editions: PassageRetriever, filters: dict[str, Any], shown: set[str], question: str) -> None:
+    """Of each section the newest edition, that of a day, or those asked for; looked up and found alike."""
+    found = editions.invoke(question, filters=filters)
+    assert {text for text in texts(found) if "limit" in text and "band" not in text} == shown
+
+
+def test_new_edition_is_noticed(editions: PassageRetriever, store: Store) -> None:
+    """An edition that is ingested while the server runs takes the place of the older one at once."""
+    assert "The pan limit is nine inches." in texts(editions.invoke("pan limit"))
+    newer = point("The pan limit is ten inches.", 80, section="300.2", citation="47 CFR 300.2", edition=NEWEST, document="/e9")
+    store.upsert([newer])
+    found = texts(editions.invoke("pan limit"))
+    assert "The pan limit is ten inches." in found
+    assert "The pan limit is nine inches." not in found
+
+
+@pytest.mark.parametrize(
+    ("filters", "why"),
+    [({"as_of": "soon"}, "as_of"), ({"as_of": ["2020"]}, "one day"), ({"as_of": "2020", "edition": OLDER}, "one of them")],
+)
+def test_impossible_edition(editions: PassageRetriever, filters: dict[str, Any], why: str) -> None:
+    """A day that is none, or two ways to choose an edition at once, is refused."""
+    with pytest.raises(InvalidRequest, match=why):
+        editions.invoke("kettle", filters=filters)
+
+
+def test_named_part_and_subpart(store: Store) -> None:
+    """A question that names a part, or a subpart of it, is answered from there if there is anything."""
+    headings = {"A": "Subpart A—General", "B": "Subpart B—Kettles"}
+    store.upsert(
+        [
+            point(
+                "Power is limited for kettles.",
+                90 + n,
+                part="300",
+                section=f"300.{n}",
+                citation=f"47 CFR 300.{n}",
+                heading=heading,
+            )
+            for n, heading in enumerate(headings.values())
+        ]
+    )
+    retriever = PassageRetriever(store=store, k=5, min_score=0)
+    assert {p.metadata["part"] for p in retriever.invoke("What limits power in part 300?")} == {"300"}
+    assert [p.metadata["heading"] for p in retriever.invoke("power in part 300, subpart B")] == [headings["B"]]
+    assert {p.metadata["part"] for p in retriever.invoke("power in part 300, subpart Q")} == {"300"}
+    assert len(retriever.invoke("power in part 999")) == 5
+
+
+def test_neighbours_follow(store: Store) -> None:
+    """Neighbours come after the passages found, as many as are asked for, and are marked."""
+    store.upsert(
+        [
+            point("Measure as § 15.249 says.", 95, section="15.31", citation="47 CFR 15.31(a)", document="/n"),
+        ]
+    )
+    retriever = PassageRetriever(store=store, k=1, min_score=0)
+    found = retriever.invoke("how to measure", neighbours=2)
+    assert [(p.metadata["match"], p.metadata.get("relation", "")) for p in found] == [("search", ""), ("neighbour", "reference")]
+    assert found[1].page_content == "Field strength in the band is limited."
+    assert len(retriever.invoke("how to measure")) == 1
+    with pytest.raises(InvalidRequest, match="neighbours"):
+        retriever.invoke("how to measure", neighbours=-1)

@@ -39,6 +39,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened_store.close()
 
 
+def local(path: Path) -> Store:
+    """A store kept by qdrant-client's local mode, which takes one call at a time."""
+    return stores.open(Retrieval(qdrant_embedded="local", collection_name="rules"), path, Words())
+
+
 def on_server(port: int, dense: Words | None = None, *, key: str = "", host: str = "127.0.0.1", https: bool = False) -> Store:
     settings = Retrieval(
         qdrant_host=host, qdrant_port=port, qdrant_api_key=SecretStr(key), qdrant_https=https, collection_name="rules"
@@ -121,6 +126,20 @@ def test_cosines_are_those_of_the_vectors(store: Store) -> None:
     assert store.cosines("one watt", ids) == pytest.approx({ids[0]: 1, ids[1]: 0}, abs=1e-6)
 
 
+def test_rankings_and_contents(store: Store) -> None:
+    """Both rankings come apart and best first, and passages and vectors can be had by their ids."""
+    store.upsert([point("one watt", 1), point("two watts of power", 2), point("a beacon", 3)])
+    dense, sparse = store.ranked("one watt", 3)
+    ids = [f"00000000-0000-0000-0000-{number:012}" for number in (3, 9, 1)]
+    assert dense[0][0] == ids[2]
+    assert dense[0][1] == pytest.approx(1, abs=1e-6)
+    assert [score for _, score in dense] == sorted((score for _, score in dense), reverse=True)
+    assert {hit[-1:] for hit, _ in sparse} == {"1", "2"}
+    assert store.ranked("of the", 3)[1] == []
+    assert texts(store.fetch(ids)) == ["a beacon", "one watt"]
+    assert {one: vector.shape for one, vector in store.vectors_of(ids).items()} == {ids[0]: (64,), ids[2]: (64,)}
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -177,9 +196,11 @@ def test_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"QDRANT_PATH.*cannot be used"):
         opened(tmp_path / "file")
+    local(tmp_path).close()
     (tmp_path / "meta.json").write_text("{broken")
-    with pytest.raises(StoreError, match=r"QDRANT_PATH.* cannot be read: .*ingest again"):
-        opened(tmp_path)
+    for attempt in (local, opened):  # the second would move what the first has left
+        with pytest.raises(StoreError, match=r"QDRANT_PATH.* cannot be read: .*ingest again"):
+            attempt(tmp_path)
 
 
 def test_closed_store(tmp_path: Path) -> None:
@@ -192,8 +213,9 @@ def test_closed_store(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
-async def test_check_does_not_wait(store: Store) -> None:
-    """Whether the embedded store can be used is said at once, whoever holds it and however many wait for it."""
+async def test_check_does_not_wait(tmp_path: Path) -> None:
+    """Whether an embedded store can be used is said at once, whoever holds it and however many wait for it."""
+    store = local(tmp_path)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -241,14 +263,16 @@ async def test_check_of_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
             await store.check()
 
 
-def test_large_store_is_mentioned_once(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Past the size that the embedded mode is made for, one line in the log advises a server."""
+def test_large_store_is_mentioned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Past the size that local mode is made for, one line in the log advises Edge."""
     monkeypatch.setattr(stores, "_LARGE", 2)
+    store = local(tmp_path)
     with caplog.at_level(logging.WARNING):
         for number in range(1, 6):
             store.upsert([point(f"text {number}", number)])
-    assert [record.getMessage() for record in caplog.records if "a Qdrant server is faster" in record.getMessage()] == [
-        f"the store in {store.place.split()[3]} (QDRANT_PATH) holds 3 passages; from 2 on a Qdrant server is faster"
+    store.close()
+    assert [record.getMessage() for record in caplog.records if "is faster" in record.getMessage()] == [
+        f"the store in {tmp_path} (QDRANT_PATH) holds 3 passages; from 2 on QDRANT_EMBEDDED=edge is faster"
     ]
 
 
