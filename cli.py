@@ -18,6 +18,7 @@ import terminal
 from chains.schema import as_data
 from client import Client
 from errors import FccRagError, SettingsError, StoreLocked
+from evaluation import command as evaluation
 from terminal import err, out, plain
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Asks FCC rules questions and cites the paragraph each answer rests on.",
 )
+app.add_typer(evaluation.app, name="eval")
 Url = Annotated[str, typer.Option(help="The server to talk to; by default the one HOST and PORT name.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Count = Annotated[int, typer.Option("-k", min=1, max=50, help="Passages at most.")]
@@ -122,12 +124,14 @@ def ask(
     }
     body |= ({"k": k} if k else {}) | ({"filters": {"part": part}} if part else {})
     chosen = configuration.load()
-    whole: dict[str, Any] = {"content": ""}
+    whole: dict[str, Any] = {"content": "", "sentences": []}
     with _chunks(chosen, body, url) as chunks:
         for chunk in chunks:
             if not as_json and (text := chunk.get("content")):
                 out.print(plain(text), end="")
-            whole |= {**chunk, "content": whole["content"] + chunk.get("content", "")}
+            whole |= chunk | {name: whole[name] + chunk.get(name, whole[name][:0]) for name in ("content", "sentences")}
+            if not as_json:
+                terminal.print_marks(chunk.get("sentences", []), shown=len(whole["content"]))
     if as_json:
         out.print_json(json.dumps(whole))
         return
@@ -243,7 +247,7 @@ def _retrieved(chosen: configuration.Settings, body: dict[str, Any], url: str) -
 def _chunks(chosen: configuration.Settings, body: dict[str, Any], url: str) -> Iterator[Iterator[dict[str, Any]]]:
     """The answer's chunks as plain data, from the server if one runs, else from a model loaded here."""
     if server := _server(chosen, url):
-        yield server.chat(body)
+        yield ({"sentences": [event]} if "support" in event else event for event in server.chat(body))
         return
     import asyncio
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = (
     "server",
     "cli",
+    "evaluation",
     "services",
     "routes",
     "client",
@@ -26,7 +27,8 @@ MODULES = (
 )
 MAY_IMPORT = {
     "server": {"services", "routes", "retrievers", "settings", "errors"},
-    "cli": {"server", "services", "client", "terminal", "chains", "retrievers", "settings", "errors"},
+    "cli": {"server", "evaluation", "services", "client", "terminal", "chains", "retrievers", "settings", "errors"},
+    "evaluation": {"services", "client", "terminal", "chains", "retrievers", "settings", "errors"},
     "services": {"chains", "retrievers", "llm", "weights", "settings", "errors"},
     "routes": {"chains", "retrievers", "callers", "errors"},
     "client": {"errors"},
