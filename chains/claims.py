@@ -16,6 +16,14 @@ ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|no|sec|fig|approx|u\.s|cf|a
 ABBREVIATED = 8  # characters, the longest abbreviation with what stands before it
 INTRODUCES = re.compile(r"^\s*#|:\W{0,3}$")
 ENUMERATOR = re.compile(r"^\s*(?:[-*•#>]+\s+)?(?:\(?\d{1,3}[.)](?=\s|$))?")
+# "According to the passages, ...", "They also mention that ...": how models begin, which no rule says
+REPORTING = r"(?:states?|says?|provides?|mentions?|explains?|specif(?:y|ies)|indicates?|describes?|notes?)\b(?:\s+that\b)?"
+PASSAGES = r"\b(?:the|these|this)\s+(?:(?:given|provided|cited)\s+)?(?:passages?|sources?|documents?|texts?)\b"
+FRAME = re.compile(
+    rf"\baccording\s+to\s+{PASSAGES}|{PASSAGES}\s+(?:also\s+)?{REPORTING}"
+    rf"|^\s*(?:specifically,?\s+)?they\s+(?:also\s+)?{REPORTING}|^\s*specifically\b",
+    re.IGNORECASE,
+)
 STOPWORDS = frozenset(
     re.findall(
         r"\w+",
@@ -68,7 +76,7 @@ def of(sentence: str) -> Claims:
         figures=tuple(figures),
         quotations=tuple(_quotations(told)),
         references=tuple(dict.fromkeys(named)),
-        words=words(rest),
+        words=words(FRAME.sub(" ", rest)),
         stance=stance(told),
         introduces=INTRODUCES.search(sentence) is not None,
     )

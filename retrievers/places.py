@@ -27,6 +27,14 @@ def holding(asked: Citation, passages: Sequence[Passage]) -> list[Passage]:
     return held or [passage for _, passage in placed]
 
 
+def distance(asked: Citation, passage: Passage) -> int:
+    """0 for a passage that is cited just so, 1 for one within the cited paragraph, 2 for one around it or before it."""
+    own = _own(asked, passage).paragraphs
+    if own == asked.paragraphs:
+        return 0
+    return 1 if own[: len(asked.paragraphs)] == asked.paragraphs else 2
+
+
 def _own(asked: Citation, passage: Passage) -> Citation:
     # a document may give its paragraphs no cites
     return citations.read(passage.metadata["citation"]) or asked.whole

@@ -13,11 +13,12 @@ from itertools import pairwise
 
 from retrievers import citations
 from retrievers.documents import Passage
+from retrievers.splitting import HEADING_SEPARATOR
 from retrievers.stages import Stages
 
 Terms = Callable[[str], Sequence[int]]  # the words of a text that count, in their order, as numbers
 
-_FUSED, _COSINE, _BM25, _COVERAGE, _PAIRS, _LENGTH, _SECTION = 2.2, 6.8, 4.0, 3.4, 3.8, -3.3, 0.24
+_FUSED, _COSINE, _BM25, _COVERAGE, _PAIRS, _LENGTH, _SECTION = 1.9, 7.4, 3.8, 3.5, 4.6, -3.6, 0.24
 _LONG = 200  # terms that count as one of length
 _BEST_OF_SECTION = 4  # passages of a section that speak for it
 _OF_ONE_PLACE = 2  # passages of a section, after which others have their turn
@@ -48,14 +49,15 @@ def ordered(question: str, candidates: Sequence[Candidate], terms: Terms, stages
         scores = _added(scores, _sections(candidates), _SECTION)
     if stages.rerank:
         texts = [terms(candidate.passage.page_content) for candidate in candidates]
+        headed = [[*terms(_heading(candidate.passage)), *text] for candidate, text in zip(candidates, texts, strict=True)]
         asked = terms(question)
         if stages.dense:
             scores = _added(scores, [candidate.cosine for candidate in candidates], _COSINE)
         highest = max((candidate.bm25 for candidate in candidates), default=0.0) or 1.0
         scores = _added(scores, [candidate.bm25 / highest for candidate in candidates], _BM25)
-        scores = _added(scores, _coverage(asked, texts), _COVERAGE)
+        scores = _added(scores, _coverage(asked, headed), _COVERAGE)
         scores = _added(scores, _pairs(asked, texts), _PAIRS)
-        scores = _added(scores, [len(text) / _LONG for text in texts], _LENGTH)
+        scores = _added(scores, [len(text) / _LONG for text in headed], _LENGTH)
     order = sorted(zip(scores, candidates, strict=True), key=lambda each: (-each[0], -each[1].cosine, each[1].passage.id or ""))
     return [candidate for _, candidate in order]
 
@@ -148,6 +150,11 @@ def _sections(candidates: Sequence[Candidate]) -> list[float]:
 def _smoothed(candidate: Candidate) -> float:
     """Reciprocal ranks with the constant 60: a section is known by many fair passages rather than by one."""
     return sum(1 / (60 + rank) for rank in (candidate.dense_rank, candidate.sparse_rank) if rank)
+
+
+def _heading(passage: Passage) -> str:
+    """The nearest heading above the passage, which may name what a table's figures are for."""
+    return str(passage.metadata["heading"]).rpartition(HEADING_SEPARATOR)[2]
 
 
 def _place(passage: Passage) -> str:

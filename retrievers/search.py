@@ -6,6 +6,7 @@ found is near enough to the question to be evidence, nothing is returned.
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -18,7 +19,7 @@ from retrievers import citations, editions, neighbours, ranking
 from retrievers.citations import Citation
 from retrievers.documents import Passage
 from retrievers.held import Held
-from retrievers.places import holding
+from retrievers.places import distance, holding
 from retrievers.stages import ALL, Stages
 from retrievers.store import Store, among, equals
 
@@ -148,17 +149,21 @@ class PassageRetriever(BaseRetriever):
         return found
 
     def _cited(self, query: str, asked: Sequence[Citation], k: int, where: models.Filter) -> dict[str | None, Passage]:
-        """What the question cites, by id, in the order of its citations; nearest to the question first within each."""
+        """What the question cites, by id, in the order of its citations: the place itself first, then by cosine."""
         places = [(citation, place) for citation in asked if (place := _place(citation))][:k]
         share = min(_CITED, k // len(places)) if places else 0
         found: dict[str | None, Passage] = {}
         for citation, place in places:
             held = holding(citation, self.store.passages(_and(where, place)))
             cosines = self.store.cosines(query, [str(passage.id) for passage in held]) if held else {}
-            held.sort(key=lambda passage: (-cosines.get(str(passage.id), 0.0), passage.id))
-            for passage in held[:share]:
+            for passage in sorted(held, key=partial(_nearest, citation, cosines))[:share]:
                 found.setdefault(passage.id, _marked(passage, cosines.get(str(passage.id), 0.0), "exact"))
         return found
+
+
+def _nearest(citation: Citation, cosines: Mapping[str, float], passage: Passage) -> tuple[int, float, str]:
+    identity = str(passage.id)
+    return (distance(citation, passage), -cosines.get(identity, 0.0), identity)
 
 
 def _conditions(filters: Filters) -> list[models.Condition]:

@@ -20,7 +20,7 @@ def terms(text: str) -> Sequence[int]:
 
 
 def passage(text: str, citation: str = "", **metadata: Any) -> Passage:
-    about = {"citation": citation, "document": "/d", "edition": ""} | metadata
+    about = {"citation": citation, "document": "/d", "edition": "", "heading": ""} | metadata
     return Passage(id=f"{citation} {text}", page_content=text, metadata=about)
 
 
@@ -42,6 +42,14 @@ def test_words_of_the_question() -> None:
     apart = candidate("Water goes into the kettle; boiling is next.", dense=1, sparse=2)
     together = candidate("Boiling water is next; the kettle goes there.", dense=2, sparse=1)
     assert first("boiling water", apart, together) == together.passage.page_content
+
+
+def test_words_of_the_heading() -> None:
+    """A table has no words but those of its heading: they count as covering the question."""
+    figures = candidate("| 1.5-2.5 | 30 |", dense=2, sparse=1)
+    figures.passage.metadata["heading"] = "Part 300 > § 300.4 Lengths of spouts"
+    other = candidate("| 3.5-4.5 | 40 |", dense=1, sparse=2)
+    assert first("what lengths of spouts are there?", other, figures) == figures.passage.page_content
 
 
 def test_a_section_with_several_good_passages_wins() -> None:

@@ -96,6 +96,23 @@ def test_paragraph_inside_a_passage(store: Store, retriever: PassageRetriever) -
         assert texts(found) == [rows[row][0]]
 
 
+def test_cited_paragraph_before_its_surroundings(store: Store) -> None:
+    """The cited paragraph itself is first, then what lies within it, then what goes on into it, whatever is asked."""
+    rows = [
+        ("(a) Kettles. (b) Pans in general.", "(a)"),
+        ("(b)(1) Lids and lids and lids.", "(b)(1)"),
+        ("Of pans, too.", "(b)"),
+    ]
+    store.upsert(
+        [
+            point(text, 60 + row, document="/s", ordinal=row, section="15.5", citation=f"47 CFR 15.5{paragraph}")
+            for row, (text, paragraph) in enumerate(rows)
+        ]
+    )
+    found = PassageRetriever(store=store, min_score=0).invoke("kettles, lids and pans: § 15.5(b)", k=3)
+    assert [passage.metadata["citation"] for passage in found] == ["47 CFR 15.5(b)", "47 CFR 15.5(b)(1)", "47 CFR 15.5(a)"]
+
+
 def test_another_title_is_not_meant(retriever: PassageRetriever) -> None:
     """A section of another title of the CFR is not answered with ours of the same number."""
     assert all(passage.metadata["match"] != "exact" for passage in retriever.invoke("10 CFR 15.247 power"))

@@ -51,6 +51,9 @@ def check(sentence: str, *markers: int, sources: list[Given] = SOURCES) -> Verdi
         ("The field strength limit at 30-88 MHz is 100 microvolts/meter.", 3),
         ("1. The label bears the identifier.", 2),
         ("By 2.925 the device must bear a label.", 2),
+        ("According to the provided passages, the device must bear a label.", 2),
+        ("The passages state that a label is on the device.", 2),
+        ("Specifically, they also mention that the label is borne by a device.", 2),
     ],
 )
 def test_supported(sentence: str, marker: int) -> None:
