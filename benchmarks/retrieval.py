@@ -157,7 +157,7 @@ def searched(folder: Path, questions: list[Question], nearest: list[set[str]]) -
     started = time.perf_counter()
     store = opened("edge", folder, questions)
     print(f"opening again: {time.perf_counter() - started:.1f} s")
-    found = [{hit for hit, _ in store.ranked(question.text, BEST)[0]} for question in questions]
+    found = [{str(hit.id) for hit, _ in store.ranked(question.text, BEST)[0]} for question in questions]
     recall = statistics.mean(len(one & best) / BEST for one, best in zip(found, nearest, strict=True))
     print(f"recall@{BEST} of dense search against exact search: {recall:.4f}")
     print(f"{'milliseconds':28}{'p50':>9}{'p95':>9}")

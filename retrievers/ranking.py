@@ -63,25 +63,22 @@ def ordered(question: str, candidates: Sequence[Candidate], terms: Terms, stages
 
 
 def candidates(
-    dense: Sequence[tuple[str, float]],
-    sparse: Sequence[tuple[str, float]],
-    passages: Mapping[str, Passage],
-    cosines: Mapping[str, float],
+    dense: Sequence[tuple[Passage, float]], sparse: Sequence[tuple[Passage, float]], cosines: Mapping[str, float]
 ) -> list[Candidate]:
-    """One candidate for each passage in either ranking; `dense` and `sparse` are (id, score), best first."""
-    dense_rank = {identity: rank for rank, (identity, _) in enumerate(dense, start=1)}
-    sparse_rank = {identity: rank for rank, (identity, _) in enumerate(sparse, start=1)}
-    bm25 = dict(sparse)
+    """One candidate for each passage in either ranking, best first; `cosines` are by the passages' ids."""
+    dense_rank = {passage.id: rank for rank, (passage, _) in enumerate(dense, start=1)}
+    sparse_rank = {passage.id: rank for rank, (passage, _) in enumerate(sparse, start=1)}
+    bm25 = {passage.id: score for passage, score in sparse}
+    found = {passage.id: passage for passage, _ in (*sparse, *dense)}
     return [
         Candidate(
-            passages[identity],
-            cosines.get(identity, 0.0),
+            passage,
+            cosines.get(str(identity), 0.0),
             bm25.get(identity, 0.0),
             dense_rank.get(identity, 0),
             sparse_rank.get(identity, 0),
         )
-        for identity in dict.fromkeys([*dense_rank, *sparse_rank])
-        if identity in passages  # else it was deleted between two calls
+        for identity, passage in found.items()
     ]
 
 

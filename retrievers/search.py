@@ -123,12 +123,10 @@ class PassageRetriever(BaseRetriever):
     def _ranked(self, query: str, where: models.Filter) -> list[Passage]:
         dense, sparse = self.store.ranked(query, _OVER, where)
         dense, sparse = dense if self.stages.dense else [], sparse if self.stages.sparse else []
-        cosines = dict(dense)
-        lacking = [identity for identity, _ in sparse if identity not in cosines]
+        cosines = {str(passage.id): cosine for passage, cosine in dense}
+        lacking = [str(passage.id) for passage, _ in sparse if str(passage.id) not in cosines]
         cosines |= self.store.cosines(query, lacking) if lacking else {}
-        passages = {str(passage.id): passage for passage in self.store.fetch(list(cosines))}
-        found = ranking.candidates(dense, sparse, passages, cosines)
-        ordered = ranking.ordered(query, found, self.store.sparse.terms, self.stages)
+        ordered = ranking.ordered(query, ranking.candidates(dense, sparse, cosines), self.store.sparse.terms, self.stages)
         return [_marked(candidate.passage, candidate.cosine, "search") for candidate in ordered]
 
     def _near(self, query: str, passages: Sequence[Passage], limit: int, where: models.Filter) -> list[Passage]:

@@ -70,17 +70,9 @@ class Store:
         self._sources: list[Source] | None = None
         self._writes = 0
         self._closed = self._told_large = False
-        self.vectors = QdrantVectorStore(
-            cast("QdrantClient", self.client),  # an EdgeClient has the methods that are called
-            collection,
-            embedding=dense,
-            retrieval_mode=RetrievalMode.HYBRID,
-            vector_name=DENSE,
-            sparse_embedding=self.sparse,
-            sparse_vector_name=SPARSE,
-            validate_embeddings=False,
-            validate_collection_config=False,  # `prepare` has checked more than it would
-        )
+        self.vectors = self._vector_store(RetrievalMode.HYBRID)
+        self._by_meaning = self._vector_store(RetrievalMode.DENSE)
+        self._by_words = self._vector_store(RetrievalMode.SPARSE)
         self._tell_if_large()
 
     @property
@@ -200,29 +192,19 @@ class Store:
         return [(_clean(passage), score) for passage, score in found]
 
     def nearest(self, query: str, limit: int, where: models.Filter | None = None) -> list[tuple[Passage, float]]:
-        """The passages whose dense vectors are nearest to the question's, with the cosine."""
-        hits = dict(self._best(DENSE, self.dense.embed_query(query), limit, where))
-        return [(passage, hits[str(passage.id)]) for passage in self.fetch([*hits])]
+        """The passages whose dense vectors are nearest to the question's, with the cosine; equal ones by id."""
+        self.dense.embed_query(query)  # as in `search`
+        return self._best(self._by_meaning, query, limit, where)
 
     def ranked(
         self, query: str, limit: int, where: models.Filter | None = None
-    ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-        """The best `limit` points by dense search, with their cosine, and by BM25, with its score; equal scores by id.
+    ) -> tuple[list[tuple[Passage, float]], list[tuple[Passage, float]]]:
+        """The best `limit` passages by dense search, with their cosine, and by BM25, with its score; equal scores by id.
 
         The second is empty if the question consists of stop words alone, or shares no word with any passage.
         """
-        weights = self.sparse.embed_query(query)
-        terms = models.SparseVector(indices=weights.indices, values=weights.values)
-        return self._best(DENSE, self.dense.embed_query(query), limit, where), (
-            self._best(SPARSE, terms, limit, where) if terms.indices else []
-        )
-
-    def fetch(self, ids: Sequence[str]) -> list[Passage]:
-        """The passages of these points, in the order of `ids`; those that are not there are left out."""
-        with self._calling():
-            records = self.client.retrieve(self.collection, list(ids), with_payload=True)
-        found = {str(record.id): _passage(record) for record in records}
-        return [found[identity] for identity in ids if identity in found]
+        has_words = bool(self.sparse.embed_query(query).indices)
+        return self.nearest(query, limit, where), self._best(self._by_words, query, limit, where) if has_words else []
 
     def vectors_of(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The dense vectors of these points, each of length one."""
@@ -250,14 +232,25 @@ class Store:
         found = [_passage(record) for record in self._records(True, where)]
         return sorted(found, key=lambda passage: (passage.metadata["document"], passage.metadata["ordinal"]))
 
+    def _vector_store(self, mode: RetrievalMode) -> QdrantVectorStore:
+        return QdrantVectorStore(
+            cast(QdrantClient, self.client),  # an EdgeClient has the methods that are called
+            self.collection,
+            embedding=self.dense,
+            retrieval_mode=mode,
+            vector_name=DENSE,
+            sparse_embedding=self.sparse,
+            sparse_vector_name=SPARSE,
+            validate_embeddings=False,
+            validate_collection_config=False,  # `prepare` has checked more than it would
+        )
+
     def _best(
-        self, vector: str, query: list[float] | models.SparseVector, limit: int, where: models.Filter | None
-    ) -> list[tuple[str, float]]:
+        self, vectors: QdrantVectorStore, query: str, limit: int, where: models.Filter | None
+    ) -> list[tuple[Passage, float]]:
         with self._calling():
-            found = self.client.query_points(
-                self.collection, query=query, using=vector, query_filter=where, limit=limit, with_payload=False
-            ).points
-        return sorted(((str(point.id), point.score) for point in found), key=lambda hit: (-hit[1], hit[0]))
+            found = vectors.similarity_search_with_score(query, limit, filter=where)
+        return sorted(((_clean(passage), score) for passage, score in found), key=lambda hit: (-hit[1], str(hit[0].id)))
 
     def _metadata(self, *fields: str) -> Iterator[dict[str, Any]]:
         wanted = [f"metadata.{name}" for name in fields]

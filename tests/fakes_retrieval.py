@@ -71,3 +71,7 @@ def point(text: str, number: int, **metadata: str | int) -> models.PointStruct:
 
 def texts(passages: list[Passage]) -> list[str]:
     return [passage.page_content for passage in passages]
+
+
+def by_id(hits: list[tuple[Passage, float]]) -> dict[str | None, float]:
+    return {passage.id: score for passage, score in hits}

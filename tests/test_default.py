@@ -23,8 +23,8 @@ def ask(served: Served, question: str) -> dict[str, object]:
     ("question", "fact", "citation"),
     [
         ("How often must an amateur station identify itself?", "10 minutes", "47 CFR 97.119(a)"),
-        ("What is the maximum conducted output power of a digitally modulated 2.4 GHz device?", "1 watt", "47 CFR 15.247"),
-        ("How soon must a 5 GHz access point leave its channel after it detects radar?", "10 seconds", "47 CFR 15.407(h)(2)"),
+        ("What is the radiated limit of a Class B digital device from 88 to 216 MHz?", "150 microvolts", "47 CFR 15.109"),
+        ("What power spectral density may a digitally modulated 15.247 device have?", "8 dBm", "47 CFR 15.247"),
     ],
 )
 def test_readme_question_is_answered(default_server: Served, question: str, fact: str, citation: str) -> None:

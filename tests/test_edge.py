@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes_retrieval import Words, opened, point, texts
+from fakes_retrieval import Words, by_id, opened, point, texts
 from qdrant_client import models
 
 from errors import CollectionMismatch, StoreError, StoreLocked
@@ -107,7 +107,7 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
         under_way = {batch + 1, batch - 1}  # written or deleted by the batch that was not reported
         expected = {f"/d/{one}": 10 for one in range(batch + 1) if one not in deleted | under_way}
         assert {uri: number for uri, number in held.items() if int(uri[3:]) not in under_way} == expected
-        assert texts(store.fetch([store.ranked(f"batch{batch} line7", 1)[1][0][0]])) == [f"batch{batch} line7"]
+        assert store.ranked(f"batch{batch} line7", 1)[1][0][0].page_content == f"batch{batch} line7"
         assert store.count() == sum(held.values())
         store.close()
         batch += 1
@@ -132,7 +132,7 @@ def test_a_kill_while_optimising(tmp_path: Path, wait: float) -> None:
     assert store.count() == MANY
     store.optimize()
     assert store.client.get_collection("rules").indexed_vectors_count
-    assert len({hit for hit, _ in store.ranked("anything", 50)[0]}) == 50
+    assert len(by_id(store.ranked("anything", 50)[0])) == 50
     assert store.count() == MANY
     store.close()
 
@@ -382,7 +382,7 @@ def test_local_mode_is_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
         store = opened(tmp_path)
     assert f"moved 600 passages into Qdrant Edge; {tmp_path / 'collection' / 'rules'} is not read again" in caplog.text
     assert [one.payload for one in store.client.scroll("rules", limit=2000)[0]] == payloads
-    assert dict(store.ranked("77 § ü", 1)[1]) == pytest.approx(dict(best), rel=1e-4)
+    assert by_id(store.ranked("77 § ü", 1)[1]) == pytest.approx(by_id(best), rel=1e-4)
     assert all(np.allclose(vector, vectors[one], atol=1e-6) for one, vector in store.vectors_of(ids).items())
     store.delete(["/d/77"])
     store.close()

@@ -208,7 +208,7 @@ def test_a_long_table_is_read_and_split_in_linear_time() -> None:
         return time.process_time() - started
 
     seconds(100)
-    assert seconds(4000) < 40 * max(seconds(400), 0.01)
+    assert min(seconds(4000) for _ in range(3)) < 50 * max(min(seconds(400) for _ in range(3)), 0.01)
 
 
 def test_each_passage_of_a_table_has_its_notes() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fakes_retrieval import Words, point
+from fakes_retrieval import Words, by_id, point
 from qdrant_client import QdrantClient, models
 from qdrant_client.hybrid.fusion import reciprocal_rank_fusion
 
@@ -114,14 +114,15 @@ def test_what_is_written_can_be_read(store: Store) -> None:
     """A point comes back as it was written, whatever its text; writing it again replaces it."""
     texts = ["§ 15.247 — «μW»", "출력은 1 와트 이하", "\u0645\u0631\u062d\u0628\u0627 🛰️ \x01", 'quotes " \\ and\nlines', ""]
     store.upsert([point(text, number, title=text) for number, text in enumerate(texts)])
-    ids = [identity(number) for number in (3, 1, 0, 9, 2, 4)]
-    passages = store.fetch(ids)
-    assert [passage.page_content for passage in passages] == [texts[number] for number in (3, 1, 0, 2, 4)]
+    passages = store.vectors.get_by_ids([identity(number) for number in (3, 1, 0, 9, 2, 4)])
+    assert {passage.metadata["_id"]: passage.page_content for passage in passages} == {
+        identity(number): text for number, text in enumerate(texts)
+    }
     assert [passage.metadata["title"] for passage in passages] == [passage.page_content for passage in passages]
     assert all(passage.metadata["page"] is None for passage in passages)
     store.upsert([point("changed", 1)])
     assert store.count() == 5
-    assert [passage.page_content for passage in store.fetch([identity(1), identity(1)])] == ["changed"] * 2
+    assert [passage.page_content for passage in store.vectors.get_by_ids([identity(1)])] == ["changed"]
 
 
 def test_vectors_are_kept(filled: Store) -> None:
@@ -192,23 +193,23 @@ def test_dense_search_is_exact(filled: Store) -> None:
     cosines = {identity(n): float(np.dot(vector, asked)) for n, vector in enumerate(vectors)}
     expected = sorted(cosines.items(), key=lambda hit: (-hit[1], hit[0]))
     dense, _ = filled.ranked(question, 9)
-    assert dict(dense) == pytest.approx(dict(expected), abs=1e-5)
+    assert by_id(dense) == pytest.approx(dict(expected), abs=1e-5)
     assert [score for _, score in dense] == sorted((score for _, score in dense), reverse=True)
     assert filled.cosines(question, [identity(3), identity(4)]) == pytest.approx(
         {identity(3): cosines[identity(3)], identity(4): cosines[identity(4)]}, abs=1e-5
     )
-    assert [passage.id for passage, _ in filled.nearest(question, 1)] == [dense[0][0]]
+    assert [passage.id for passage, _ in filled.nearest(question, 1)] == [dense[0][0].id]
 
 
 def test_bm25_weighs_by_rarity(filled: Store) -> None:
     """A BM25 score is the sum of the words' weights times their inverse document frequency over all points."""
-    assert dict(filled.ranked("zeppelin", 9)[1]) == pytest.approx(
+    assert by_id(filled.ranked("zeppelin", 9)[1]) == pytest.approx(
         {identity(8): _idf(1) * _weight(TEXTS[8], "zeppelin")}, rel=1e-4
     )
-    scores = dict(filled.ranked("radar beacon", 9)[1])
+    scores = by_id(filled.ranked("radar beacon", 9)[1])
     assert scores == pytest.approx({identity(n): _idf(2) * _weight(TEXTS[n], "radar beacon") for n in (0, 1, 6, 7)}, rel=1e-4)
     narrowed = filled.ranked("radar beacon", 9, models.Filter(must=[equals("part", "15")]))[1]
-    assert dict(narrowed) == pytest.approx({identity(n): scores[identity(n)] for n in (0, 6)}, rel=1e-4)
+    assert by_id(narrowed) == pytest.approx({identity(n): scores[identity(n)] for n in (0, 6)}, rel=1e-4)
     assert filled.ranked("the of and", 9)[1] == []
     assert filled.ranked("xylophone", 9)[1] == []
 
@@ -244,7 +245,8 @@ def test_fusion(opening: Opening, question: str, where: models.Filter | None) ->
         points.append(one.model_copy(update={"vector": one.vector | {DENSE: noise.embed_query(" ".join(words))}}))
     store.upsert(points)
     both = [
-        [models.ScoredPoint(id=hit, version=0, score=score) for hit, score in hits] for hits in store.ranked(question, 5, where)
+        [models.ScoredPoint(id=str(hit.id), version=0, score=score) for hit, score in hits]
+        for hits in store.ranked(question, 5, where)
     ]
     assert all(len({one.score for one in hits}) == len(hits) for hits in both)
     scores = {one.id: one.score for one in reciprocal_rank_fusion(both, 10)}
@@ -268,7 +270,7 @@ def test_langchain_on_top(store: Store) -> None:
 def test_empty_collection(store: Store) -> None:
     """An empty collection answers everything with nothing."""
     assert (store.count(), store.documents(), store.sources(), store.search("anything", 5)) == (0, {}, [], [])
-    assert (store.ranked("anything", 5), store.fetch([identity(1)]), store.vectors_of([])) == (([], []), [], {})
+    assert (store.ranked("anything", 5), store.vectors.get_by_ids([identity(1)]), store.vectors_of([])) == (([], []), [], {})
     store.delete(["/d/1"])
     store.optimize()
     assert store.count() == 0
@@ -292,8 +294,8 @@ def test_three_thousand_points(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     store.delete(["/d/7"])
     store.optimize()
     assert (store.count(), len(store.documents()), "/d/7" in store.documents()) == (number - each, 29, False)
-    assert {int(hit[-12:]) % 50 for hit, _ in store.ranked("topic48", 30)[1]} == {48}
-    assert {hit[-4:] for hit, _ in store.ranked("topic34 534", 1)[1]} == {"0534"}
+    assert {int(str(hit.id)[-12:]) % 50 for hit, _ in store.ranked("topic48", 30)[1]} == {48}
+    assert {str(hit.id)[-4:] for hit, _ in store.ranked("topic34 534", 1)[1]} == {"0534"}
 
 
 def test_answers_stay_the_same(opening: Opening) -> None:
@@ -310,7 +312,7 @@ def test_answers_stay_the_same(opening: Opening) -> None:
     store.close()
     for first, *others in zip(before, optimised, reopened, strict=True):
         for other in others:
-            assert [dict(hits) for hits in other] == [pytest.approx(dict(hits)) for hits in first]
+            assert [by_id(hits) for hits in other] == [pytest.approx(by_id(hits)) for hits in first]
     with pytest.raises(CollectionMismatch, match="EMBEDDING_MODEL is other"):
         opening(dense=Words(name="other"))
 
