@@ -22,6 +22,7 @@ _ENTRY = re.compile(
     r"(?:[.:—\u2013][*_\"”]*[ \t]+(?=[A-Z\"“(])|[ \t]+(?:means?|is defined as|refers to|shall mean)\b)",
     re.MULTILINE,
 )
+_DESIGNATOR = re.compile(r"\s*\(([A-Za-z0-9]{1,5})\)(?!\s*\()")
 _SENTENCE_END = re.compile(r"[:.](?=\s|$)|—(?=\s|$)")
 
 Relation = Literal["parent", "reference", "definition"]
@@ -134,7 +135,17 @@ def _used(terms: Sequence[Entry], text: str) -> list[Entry]:
 
 
 def _definition(entry: Entry) -> Passage:
-    return _part(entry.passage, entry.start, entry.end, "definition")
+    return _part(entry.passage, entry.start, entry.end, "definition", citation=_cite_of(entry))
+
+
+def _cite_of(entry: Entry) -> str:
+    """The entry's own cite where it begins with a designator of its passage's last level: (o) beside (n); else ""."""
+    own = citations.read(entry.passage.metadata["citation"])
+    designator = _DESIGNATOR.match(entry.passage.page_content, entry.start)
+    if own is None or designator is None or not own.paragraphs:
+        return ""
+    kinds, others = (dict(citations.ordinals(token)).keys() for token in (designator[1], own.paragraphs[-1]))
+    return str(_at(own, (*own.paragraphs[:-1], designator[1]))) if kinds & others else ""
 
 
 def _part(passage: Passage, start: int, end: int, relation: Relation, citation: str = "") -> Passage:

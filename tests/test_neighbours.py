@@ -83,6 +83,22 @@ def test_span_is_exact() -> None:
     assert headed.page_content[entry.start :].startswith("(b) Kettle")
 
 
+def test_a_term_has_its_own_cite() -> None:
+    """A term is cited by its own paragraph where its passage begins with another of the same level."""
+    terms = TERMS.model_copy(deep=True)
+    terms.metadata["citation"] = "47 CFR 300.3(a)"
+    near = neighbours.find(
+        "pans and lids",
+        [HIT.model_copy(deep=True)],
+        9,
+        cited=lambda _: [],
+        document=lambda _: [],
+        glossary=lambda _: neighbours.entries([terms]),
+    )
+    cites = {each.page_content[:9]: each.metadata["citation"] for each in near}
+    assert cites == {"(a) Lid. ": "47 CFR 300.3(a)", "(b) Kettl": "47 CFR 300.3(b)", "(c) Pan m": "47 CFR 300.3(c)"}
+
+
 def test_terms_of_the_question_first() -> None:
     """A term that the question itself uses comes before those of the passage."""
     near = found("May I use pans?", [HIT], limit=3)
