@@ -214,14 +214,16 @@ def test_call_that_is_left_stops_generating(server: Served, path: str) -> None:
 def test_langserve_stream_that_is_left_stops_generating(server: Served, endpoint: str) -> None:
     """When the reader of a LangServe stream leaves, generation stops."""
     idle(server)
-    before = server.queue()["generated_tokens"]
+    left: dict[str, Any] = {}
     request = {"input": {"question": QUESTION}, "config": {"configurable": {"max_tokens": LONG, "temperature": 0.0}}}
     with httpx.stream("POST", f"{server.url}/api/rag/{endpoint}", json=request, timeout=60) as answer:
         for line in answer.iter_lines():
-            if server.queue()["running"]:
+            left = server.queue()
+            if left["running"]:
                 assert line is not None
                 break
-    assert idle(server)["generated_tokens"] - before < LONG / 4
+    assert left["running"], "the answer was over before its reader left"
+    assert idle(server)["generated_tokens"] - left["generated_tokens"] < LONG / 4
 
 
 def test_twenty_clients_each_get_their_own_answer(server: Served) -> None:
