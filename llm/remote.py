@@ -27,6 +27,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.tools import BaseTool
 from pydantic import Field, PrivateAttr
 
+import callers
 from errors import EngineError, InvalidRequest, PromptTooLong, SettingsError
 from llm.endpoint import Cards, Endpoint, Event
 from llm.messages import last, turns
@@ -144,8 +145,14 @@ class RemoteChat(BaseChatModel):
         self.check_queue()
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         reading = asyncio.create_task(self._read(self._body(messages, stop, given), events.put_nowait))
-        reading.add_done_callback(lambda _: events.put_nowait(None))
         end = partial(asyncio.get_running_loop().call_soon_threadsafe, reading.cancel)
+
+        def over(_: asyncio.Task[None]) -> None:  # whether or not anybody reads on
+            with self._lock:
+                self._running.discard(end)
+            events.put_nowait(None)
+
+        reading.add_done_callback(over)
         said, reason, usage = list[str](), "", dict[str, int]()
         with self._lock:
             self._running.add(end)
@@ -165,14 +172,16 @@ class RemoteChat(BaseChatModel):
             yield last(reason, before, usage.get("completion_tokens") or self.get_num_tokens("".join(said)))
         finally:
             with self._lock:
-                self._running.discard(end)
                 self._generated += usage.get("completion_tokens") or self.get_num_tokens("".join(said))
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)  # until the connection is closed
 
     async def _read(self, body: dict[str, Any], put: Callable[[Event], None]) -> None:
+        caller = callers.current.get()
         async with aclosing(self.endpoint.answer(body)) as events:
             async for event in events:
+                if caller.over.is_set():
+                    raise asyncio.CancelledError
                 put(event)
 
     def _body(self, messages: list[BaseMessage], stop: list[str] | str | None, given: dict[str, Any]) -> dict[str, Any]:

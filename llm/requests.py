@@ -74,7 +74,7 @@ Deliver = Callable[[Event], None]
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """A submitted request; `cancel()` may be called from any thread, any number of times."""
+    """A submitted request. `cancel()` may be called from any thread, any number of times; the end of its call does the same."""
 
     ids: list[int]
     sampling: Sampling
@@ -87,4 +87,4 @@ class Request:
 
     @property
     def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        return self._cancelled.is_set() or self.caller.over.is_set()

@@ -52,16 +52,19 @@ class Guard:
             return
         call = _Call(content, receive, send)
         host = scope["client"][0] if scope.get("client") else ""
-        callers.current.set(callers.Caller(host, str(next(self._calls))))
+        caller = callers.Caller(host, str(next(self._calls)))
+        callers.current.set(caller)
         work = asyncio.create_task(self._run(scope, call))
         watch = asyncio.create_task(call.watch())
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not call.answered and not work.done():
                 log.info("the caller has gone: %s %s", scope["method"], scope["path"])
+                caller.over.set()
                 work.cancel()
             await asyncio.wait({work})
         finally:
+            caller.over.set()
             watch.cancel()
             work.cancel()
         if not work.cancelled():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -102,6 +103,15 @@ class Batched(RunnableBinding[Any, Any]):
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    """False for what LangServe's streams do when they are closed amid sending; `callers` sees to the work behind them."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, RuntimeError) and "ignored GeneratorExit" in str(error))
+
+
+logging.getLogger("sse_starlette.sse").addFilter(_worth_logging)
 
 
 def add(

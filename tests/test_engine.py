@@ -232,6 +232,25 @@ def test_cancel(engine: Engine) -> None:
     assert ask(engine)[1].reason == "length"
 
 
+def test_call_is_over(engine: Engine) -> None:
+    """What was asked for a call that is over ends within a token or two, though nobody cancels it."""
+    caller, stays = callers.Caller("a", "1"), callers.Caller("a", "2")
+
+    def leave(_: Event) -> None:
+        caller.over.set()
+
+    inboxes = []
+    for whose, before in ((caller, leave), (stays, None)):
+        token = callers.current.set(whose)
+        inboxes.append(send(engine, before=before, max_tokens=100)[1])
+        callers.current.reset(token)
+    left, stayed = (inbox.end() for inbox in inboxes)
+    assert isinstance(left, Finished)
+    assert isinstance(stayed, Finished)
+    assert (left.reason, stayed.reason) == ("cancelled", "length")
+    assert left.completion_tokens < 8
+
+
 def test_cancel_waiting(engine: Engine, gate: Gate) -> None:
     """A request cancelled while it waits ends without being run, once."""
     request, inbox = send(engine)

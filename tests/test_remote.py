@@ -18,6 +18,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from openai_service import KEY, Reply, Service, answer, endless, piece, serving
 
+import callers
 import weights
 from errors import EngineError, InvalidRequest, PromptTooLong, SettingsError
 from llm import remote
@@ -183,6 +184,19 @@ async def test_cancel_all(service: Service, threaded: bool) -> None:
     assert message.text.startswith("word ")
     assert message.response_metadata["finish_reason"] == "cancelled"
     assert await asyncio.to_thread(service.left.wait, 1.0)
+
+
+async def test_call_is_over(service: Service) -> None:
+    """An answer for a call that is over is left to the service no longer, though nobody closes its stream."""
+    service.replies = [endless()]
+    chat, caller = remote.open(service.settings()), callers.Caller("here", "1")
+    callers.current.set(caller)
+    pieces = chat.astream(MESSAGES)
+    await anext(pieces)
+    caller.over.set()
+    assert await asyncio.to_thread(service.left.wait, 2.0)
+    assert chat.metrics()["running"] == 0
+    await pieces.aclose()  # type: ignore[attr-defined] # an async generator
 
 
 def test_exact_count(service: Service, tiny_model: Path) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from langchain_core.documents import Document
 from langchain_core.runnables import RunnablePassthrough
 
+import callers
 from chains import chat as chat_chain
 from errors import EngineError, FccRagError, QueueFull, StoreError
 from routes import chat, errors, langserve, status
@@ -119,3 +120,37 @@ async def test_health_names_the_failing_part(part: str, error: FccRagError) -> N
         assert answer.json()["error"]["message"] == str(error)
         assert int(answer.headers["retry-after"]) > 0
         assert (await http.get("/api/health/live")).status_code == 200
+
+
+@pytest.mark.filterwarnings("ignore:astream_log is deprecated", "ignore:Accessing the 'model_fields':DeprecationWarning")
+@pytest.mark.parametrize("endpoint", ["stream", "stream_log", "stream_events"])
+async def test_left_amid_sending(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who leaves while the server waits for it to read ends the work for it, without a word of LangServe's unclosed stream."""
+    asked: list[callers.Caller] = []
+
+    def say(_: Any) -> list[str]:
+        asked.append(callers.current.get())
+        return ["word "] * 1000
+
+    full = asyncio.Event()
+    body = json.dumps({"input": {"question": "What is the limit?"}}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in messages:
+            return message
+        await full.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if b"word" in message.get("body", b""):
+            full.set()
+            await asyncio.Event().wait()
+
+    path = f"/api/rag/{endpoint}"
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "client": ("here", 1)}
+    async with asyncio.timeout(10):
+        await app_of(ScriptedModel(say=say))(scope, receive, send)
+    assert [caller.over.is_set() for caller in asked] == [True]
+    assert not [record for record in caplog.records if record.exc_info]
