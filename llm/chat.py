@@ -32,7 +32,7 @@ class ChatPipeline(BaseChatModel):
         self.llm.engine.check()
 
     def check_queue(self) -> None:
-        """Raise QueueFull or EngineError if a request would be refused now."""
+        """Raise QueueFull or EngineError if a request would be refused now; else the call that asks keeps a place in line."""
         self.llm.engine.check_queue()
 
     def metrics(self) -> dict[str, Any]:

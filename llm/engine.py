@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import random
 import threading
 import time
@@ -11,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import callers
-from errors import EngineError, FccRagError, InvalidRequest, PromptTooLong, QueueFull
+from errors import EngineError, FccRagError, InvalidRequest, PromptTooLong
+from llm.admission import Admission
 from llm.backend import Backend, BackendLost, Output
 from llm.prefixes import Prefixes
 from llm.requests import Deliver, Failed, Finished, Request, Sampling
@@ -21,7 +21,6 @@ from llm.tokens import Tokens
 log = logging.getLogger(__name__)
 
 EXPECTED_ANSWER = 256  # tokens; room kept for an answer where the backend can put a request back that needs more
-SHARE = 0.75  # of the queue, for the requests of one host
 LONGEST_PAUSE = 30.0  # seconds between attempts to start a backend again
 
 State = Literal["starting", "ready", "restarting", "closed"]
@@ -39,7 +38,7 @@ class Engine:
         self.window = window
         self._tokens = Tokens(tokenizer)
         self._open_backend = open_backend
-        self._max_queue = max_queue
+        self._admission = Admission(max_queue)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Running] = {}
         self._changed = threading.Condition()
@@ -85,7 +84,7 @@ class Engine:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens and the model's window is {self.window}")
         request = Request(ids, sampling, deliver, callers.current.get())
         with self._changed:
-            self.check_queue()
+            self._enter(asks=True)
             self._waiting.append(request)
             self._changed.notify()
         return request
@@ -97,16 +96,14 @@ class Engine:
         self._check_running()
 
     def check_queue(self) -> None:
-        """Raise what `submit` would raise now, whatever the prompt."""
+        """Raise what `submit` would raise now, whatever the prompt; if it raises nothing, the call that asks keeps a place."""
+        self._enter(asks=False)
+
+    def _enter(self, *, asks: bool) -> None:
         with self._changed:
             self._check_running()
-            waiting = [request.caller.host for request in self._waiting if not request.cancelled]
-            later = self._expected_wait(len(waiting))
-            if len(waiting) >= self._max_queue:
-                raise QueueFull(f"{len(waiting)} requests are waiting already", retry_after=later)
-            host = callers.current.get().host
-            if host and (own := waiting.count(host)) >= math.ceil(SHARE * self._max_queue):
-                raise QueueFull(f"{own} requests of yours are waiting already", retry_after=later)
+            waiting = [request.caller for request in self._waiting if not request.cancelled]
+            self._admission.enter(callers.current.get(), waiting, asks=asks, retry_after=self._expected_wait)
 
     def _check_running(self) -> None:
         if self._refusing:
@@ -128,7 +125,7 @@ class Engine:
             "running": len(running),
             "waiting": waiting,
             "max_running": self._slots,
-            "max_queue": self._max_queue,
+            "max_queue": self._admission.limit,
             "generated_tokens": self._generated,
             "ended": dict(self._ends),
             "restarts": self._restarts,

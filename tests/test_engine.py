@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,36 @@ def test_queue_is_shared(engines: Engines, kind: Kind) -> None:
     inboxes.append(send(engine)[1])
     with pytest.raises(QueueFull, match="4 requests are waiting already"):
         send(engine)
+    held.opened.set()
+    assert all(isinstance(inbox.end(), Finished) for inbox in inboxes)
+    engine.close()
+
+
+def test_place_is_kept(engines: Engines, kind: Kind) -> None:
+    """Who was let in is not refused later, however many come at the same instant; a call that ends gives its place back."""
+    engine, held = engines.make(kind, max_queue=3, slots=1), Gate()
+    first, second, third, late = (callers.Caller(f"host {call}", call) for call in "abcd")
+
+    def as_caller(caller: callers.Caller, do: Callable[[], Any]) -> Any:
+        token = callers.current.set(caller)
+        try:
+            return do()
+        finally:
+            callers.current.reset(token)
+
+    send(engine, before=held)
+    assert held.reached.wait(LIMIT)
+    for caller in (first, second, third):
+        as_caller(caller, engine.check_queue)
+    with pytest.raises(QueueFull, match="3 requests are waiting already"):
+        as_caller(late, engine.check_queue)
+    with pytest.raises(QueueFull, match="3 requests are waiting already"):
+        as_caller(late, lambda: send(engine))
+    inboxes = [as_caller(caller, lambda: send(engine))[1] for caller in (first, second)]
+    third.over.set()
+    inboxes.append(as_caller(late, lambda: send(engine))[1])
+    with pytest.raises(QueueFull):
+        as_caller(first, lambda: send(engine))
     held.opened.set()
     assert all(isinstance(inbox.end(), Finished) for inbox in inboxes)
     engine.close()
