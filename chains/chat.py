@@ -36,6 +36,8 @@ from chains.schema import ChatRequest, Citation, FinishReason, Given, Timings, U
 from chains.withhold import Gate
 from errors import FccRagError
 
+PASSAGE = "<passage"  # begins a passage in the prompt, and never an answer's sentence
+
 log = logging.getLogger(__name__)
 
 
@@ -206,7 +208,7 @@ class Draft:
         request = self.turn.request
         stream = self._model.astream(
             self.turn.prompt,
-            stop=request.stop,
+            stop=_stops(request),
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
@@ -256,6 +258,15 @@ class Draft:
                 self.citations += closed.citations
             if closed and closed.sentence:
                 yield AddableDict(sentences=[closed.sentence])
+
+
+def _stops(request: ChatRequest) -> list[str]:
+    """The caller's stop strings, and one for a model that goes on to write passages of its own, if four allow for it.
+
+    Services of OpenAI's kind take four at most.
+    """
+    stops = request.stop or []
+    return [*stops, PASSAGE] if len(stops) < 4 else stops
 
 
 def _is_long(request: ChatRequest, usage: Usage, threshold: int) -> bool:

@@ -112,13 +112,13 @@ async def test_defaults() -> None:
     model = answering(*PIECES)
     chain, retriever = build(model)
     await chain.ainvoke(ASK)
-    assert calls(model) == [{"max_tokens": 300, "temperature": 0.5, "top_p": None, "seed": None, "stop": None}]
+    assert calls(model) == [{"max_tokens": 300, "temperature": 0.5, "top_p": None, "seed": None, "stop": ["<passage"]}]
     assert retriever.calls == [{"query": ASK["messages"][0]["content"], "k": 2, "filters": {}}]  # type: ignore[index]
 
 
 async def test_request_wins() -> None:
     """What a request says reaches the model and the retriever."""
-    sampling: dict[str, Any] = {"max_tokens": 7, "temperature": 0.0, "top_p": 0.3, "seed": 11, "stop": ["END"]}
+    sampling: dict[str, Any] = {"max_tokens": 7, "temperature": 0.0, "top_p": 0.3, "seed": 11, "stop": ["A", "B", "C", "END"]}
     model = answering(*PIECES)
     chain, retriever = build(model)
     finding: dict[str, Any] = {"k": 1, "filters": {"part": "15", "section": ["15.247", "15.249"]}}
