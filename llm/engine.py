@@ -273,7 +273,7 @@ class Engine:
             if not output.end:
                 backend.cancel(output.key)
             text += running.flush()
-            running.pass_on(text)
+            running.pass_on(text, last=True)
             self._end(running, running.finished(output.end))
         else:
             running.pass_on(text)

@@ -7,6 +7,8 @@ from llm.detokenize import Detokenizer
 from llm.requests import Event, Finished, FinishReason, Piece, Request
 from llm.stops import StopMatcher
 
+GATHER = 0.05  # seconds between the pieces of an answer; on its way to a reader each costs a millisecond of what the model needs
+
 
 class Running:
     """A request that runs: its tokens as text, cut at stop strings."""
@@ -19,6 +21,8 @@ class Running:
         self.since = time.monotonic()
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(request.sampling.stop)
+        self._text = ""  # final, and not passed on yet
+        self._passed = 0.0  # when something was, by the monotonic clock
 
     @property
     def count(self) -> int:
@@ -50,8 +54,12 @@ class Running:
         reason: FinishReason = "stop" if self.stopped or end == "stop" else "length"
         return Finished(reason, len(self.request.ids), self.count, self._matcher.found)
 
-    def pass_on(self, text: str) -> None:
-        if text and not self.request.cancelled:
+    def pass_on(self, text: str, *, last: bool = False) -> None:
+        """Pass text on, with what was gathered since the last piece if that is long enough ago; at the end in any case."""
+        self._text += text
+        now = time.monotonic()
+        if self._text and (last or now - self._passed >= GATHER) and not self.request.cancelled:
+            text, self._text, self._passed = self._text, "", now
             deliver_to(self.request, Piece(text))
 
 

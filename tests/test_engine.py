@@ -313,6 +313,17 @@ def test_queue_is_shared(engines: Engines, kind: Kind) -> None:
     engine.close()
 
 
+def test_pieces_are_gathered(engine: Engine) -> None:
+    """Text comes at once first, then in pieces for a reader's eye rather than one for each token; none of it is lost."""
+    text, _ = ask(engine, max_tokens=200)
+    _, inbox = send(engine, max_tokens=200)
+    end = inbox.end()
+    assert isinstance(end, Finished)
+    assert inbox.text == text
+    assert len(inbox.pieces[0]) <= len(max(engine._tokens.tokenizer.get_vocab(), key=len))
+    assert len(inbox.pieces) < end.completion_tokens / 2
+
+
 def test_place_is_kept(engines: Engines, kind: Kind) -> None:
     """Who was let in is not refused later, however many come at the same instant; a call that ends gives its place back."""
     engine, held = engines.make(kind, max_queue=3, slots=1), Gate()
@@ -380,8 +391,9 @@ def test_memory_is_shared_out(engines: Engines, kind: Kind) -> None:
     engine.close()
 
 
-def test_long_prompt_does_not_stall(engine: Engine) -> None:
+def test_long_prompt_does_not_stall(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a long prompt is read in pieces, a stream that runs goes on: it gets tokens before the prompt is done."""
+    monkeypatch.setattr("llm.running.GATHER", 0)  # a piece for each token
     _, running = send(engine, max_tokens=60)
     assert isinstance(running.events.get(timeout=LIMIT), Piece)
     _, long = send(engine, "What is the limit of power? " * 30, max_tokens=1)
