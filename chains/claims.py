@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from chains import quantities, references, units
-from chains.quantities import ALIKE, Figure
+import quantities
+from chains import references
 from chains.references import Reference
+from quantities import ALIKE, Figure, units
 
 FEW = 3  # content words and figures; a sentence with fewer says too little to be looked for
 STEM = 6  # letters; "transmitter", "transmits" and "transmission" are one word here

@@ -18,9 +18,9 @@ from functools import cached_property
 
 from chains import claims, references
 from chains.claims import Claims
-from chains.quantities import Figure, Figures
 from chains.references import Reference, References
 from chains.schema import Given, Support
+from quantities import Figure, Figures
 
 ENOUGH = 0.5  # share of a sentence's words in a passage that says the same
 LITTLE = 0.25  # less is another subject

@@ -7,8 +7,8 @@ from datetime import date
 
 from qdrant_client import models
 
-from retrievers import editions, neighbours
-from retrievers.neighbours import Entry
+from retrievers import definitions, editions
+from retrievers.definitions import Entry
 from retrievers.store import Store, among, equals
 
 _FRESH = 60.0  # seconds in which others' writes to a server may go unseen
@@ -38,7 +38,7 @@ class Held:
         with self._lock:
             self._forget_if_written()
             if part and part not in self._terms:
-                self._terms[part] = neighbours.entries(self._store.passages(models.Filter(must=[equals("part", part)])))
+                self._terms[part] = definitions.entries(self._store.passages(models.Filter(must=[equals("part", part)])))
             return self._terms.get(part, [])
 
     def _forget_if_written(self) -> None:

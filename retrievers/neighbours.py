@@ -5,39 +5,21 @@ Knows no search: it is told what was found, and looks up by citation and part.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Literal
 
 from retrievers import citations
 from retrievers.citations import Citation
+from retrievers.definitions import Entry
 from retrievers.documents import Passage
 
 _OPENING = 400  # characters of a paragraph's opening words at most
 _LEADERS = 3  # passages whose neighbours are looked for, from the best
-_DEFINING = re.compile(r"\b(?:definitions?|defined terms|terms|glossary|meaning)\b", re.IGNORECASE)
-# "(9) Beacon. An amateur station ..." or "Carrier means ..."; the term is what stands before the full stop or the verb
-_ENTRY = re.compile(
-    r"^[ \t]*(?:\([A-Za-z0-9]{1,5}\)[ \t]*)*[*_\"“]*(?P<term>[A-Z][\w()/&,' -]{1,70}?)[*_\"”]*"
-    r"(?:[.:—\u2013][*_\"”]*[ \t]+(?=[A-Z\"“(])|[ \t]+(?:means?|is defined as|refers to|shall mean)\b)",
-    re.MULTILINE,
-)
 _DESIGNATOR = re.compile(r"\s*\(([A-Za-z0-9]{1,5})\)(?!\s*\()")
 _SENTENCE_END = re.compile(r"[:.](?=\s|$)|—(?=\s|$)")
 
 Relation = Literal["parent", "reference", "definition"]
 Lookup = Callable[[Citation], Sequence[Passage]]
 Document = Callable[[str], Sequence[Passage]]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A defined term and where it is defined: characters `start` to `end` of the passage's text."""
-
-    term: str
-    passage: Passage
-    start: int
-    end: int
 
 
 Glossary = Callable[[str], Sequence[Entry]]
@@ -59,20 +41,6 @@ def find(
         if not any(candidate.page_content in text for text in shown):
             found.append(candidate)
             shown.append(candidate.page_content)
-    return found
-
-
-def entries(passages: Sequence[Passage]) -> list[Entry]:
-    """The terms that passages under a heading such as "Definitions" define."""
-    found: list[Entry] = []
-    for passage in passages:
-        if not _DEFINING.search(passage.metadata["heading"]):
-            continue
-        matches = list(_ENTRY.finditer(passage.page_content))
-        for match, following in zip_longest(matches, matches[1:]):
-            end = following.start() if following else len(passage.page_content)
-            if not citations.find(match["term"]):
-                found.append(Entry(match["term"], passage, match.start(), end))
     return found
 
 

@@ -18,6 +18,7 @@ from errors import InvalidRequest
 from retrievers import citations, editions, neighbours, ranking
 from retrievers.citations import Citation
 from retrievers.documents import Passage
+from retrievers.features import Candidate
 from retrievers.held import Held
 from retrievers.places import distance, holding
 from retrievers.stages import ALL, Stages
@@ -120,13 +121,17 @@ class PassageRetriever(BaseRetriever):
                 return chosen
         return self._ranked(query, where)
 
-    def _ranked(self, query: str, where: models.Filter) -> list[Passage]:
+    def candidates(self, query: str, where: models.Filter | None = None) -> list[Candidate]:
+        """What both kinds of search find for a question, in no order that counts yet; near-duplicates and all editions too."""
         dense, sparse = self.store.ranked(query, _OVER, where)
         dense, sparse = dense if self.stages.dense else [], sparse if self.stages.sparse else []
         cosines = {str(passage.id): cosine for passage, cosine in dense}
         lacking = [str(passage.id) for passage, _ in sparse if str(passage.id) not in cosines]
         cosines |= self.store.cosines(query, lacking) if lacking else {}
-        ordered = ranking.ordered(query, ranking.candidates(dense, sparse, cosines), self.store.sparse.terms, self.stages)
+        return ranking.candidates(dense, sparse, cosines)
+
+    def _ranked(self, query: str, where: models.Filter) -> list[Passage]:
+        ordered = ranking.ordered(query, self.candidates(query, where), self.store.sparse.terms, self.stages)
         return [_marked(candidate.passage, candidate.cosine, "search") for candidate in ordered]
 
     def _near(self, query: str, passages: Sequence[Passage], limit: int, where: models.Filter) -> list[Passage]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from retrievers import citations
+from retrievers import citations, definitions
 from retrievers.cuts import parts, trimmed
 from retrievers.documents import Block, Passage, PassageMetadata, SourceDocument
 
@@ -165,7 +165,10 @@ class _Splitter:
         yield _Unit(start, end, block, cost + self._space(space[0] if space else ""), opens=start == block.start)
 
     def _packed(self, units: Sequence[_Unit]) -> Iterator[list[_Unit]]:
-        """Join neighbours as long as there is room, rather breaking before a paragraph of the first level."""
+        """Join neighbours as long as there is room, rather breaking before a paragraph of the first level.
+
+        A definition is joined to nothing before it, so that it is found by its own words and cited by its own paragraph.
+        """
         current: list[_Unit] = []
         filled = room = 0
         for unit in units:
@@ -173,7 +176,7 @@ class _Splitter:
             apart = unit.opens and _is_first_level(unit.block.citation) and filled > room // 2
             # a table that fits into a passage of its own is not begun in what is left of another
             cut = room - filled < unit.whole <= room and filled > room // 2
-            if current and (full or apart or cut):
+            if current and (full or apart or cut or self._defines(unit)):
                 lead = [current.pop()] if unit.whole and len(current) > 1 and self._leads(current[-1], unit) else []
                 yield current
                 current = lead
@@ -185,6 +188,9 @@ class _Splitter:
             filled += unit.cost
         if current:
             yield current
+
+    def _defines(self, unit: _Unit) -> bool:
+        return unit.opens and any(map(definitions.defines, unit.block.headings)) and definitions.begins(self.text, unit.start)
 
     def _leads(self, before: _Unit, table: _Unit) -> bool:
         """Whether a unit is the line that introduces a table and there is room for it above the table."""

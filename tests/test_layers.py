@@ -23,6 +23,7 @@ MODULES = (
     "weights",
     "settings",
     "callers",
+    "quantities",
     "errors",
 )
 MAY_IMPORT = {
@@ -33,13 +34,14 @@ MAY_IMPORT = {
     "routes": {"chains", "retrievers", "callers", "errors"},
     "client": {"errors"},
     "terminal": set(),
-    "chains": {"prompts", "errors"},
-    "retrievers": {"weights", "settings", "errors"},
+    "chains": {"prompts", "quantities", "errors"},
+    "retrievers": {"quantities", "weights", "settings", "errors"},
     "llm": {"weights", "settings", "callers", "errors"},
     "prompts": set(),
     "weights": {"errors"},
     "settings": {"errors"},
     "callers": set(),
+    "quantities": set(),
     "errors": set(),
 }
 
@@ -85,7 +87,7 @@ def test_langserve_is_known_to_one_file() -> None:
 
 def test_chains_need_neither_torch_nor_qdrant() -> None:
     """The chains work with langchain-core's types only."""
-    allowed = {"chains", "prompts", "errors", "langchain_core", "pydantic"} | set(sys.stdlib_module_names)
+    allowed = {"chains", "prompts", "quantities", "errors", "langchain_core", "pydantic"} | set(sys.stdlib_module_names)
     for path in files("chains"):
         assert imports(path) <= allowed, path
 

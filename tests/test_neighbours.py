@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from retrievers import neighbours
+from retrievers import definitions, neighbours
 from retrievers.citations import Citation
 from retrievers.documents import Passage
 
@@ -51,7 +51,7 @@ def found(question: str, hits: Sequence[Passage], limit: int = 9) -> list[Passag
         limit,
         cited=cited,
         document=lambda uri: documents.get(uri, []),
-        glossary=lambda part: neighbours.entries([TERMS]) if part == "300" else [],
+        glossary=lambda part: definitions.entries([TERMS]) if part == "300" else [],
     )
 
 
@@ -79,7 +79,7 @@ def test_span_is_exact() -> None:
     assert (kettle.metadata["start"], kettle.metadata["end"]) == (offset, offset + len(kettle.page_content))
     headed = TERMS.model_copy(deep=True)
     headed.page_content = "Head\n" + TERMS.page_content
-    entry = neighbours.entries([headed])[1]
+    entry = definitions.entries([headed])[1]
     assert headed.page_content[entry.start :].startswith("(b) Kettle")
 
 
@@ -93,7 +93,7 @@ def test_a_term_has_its_own_cite() -> None:
         9,
         cited=lambda _: [],
         document=lambda _: [],
-        glossary=lambda _: neighbours.entries([terms]),
+        glossary=lambda _: definitions.entries([terms]),
     )
     cites = {each.page_content[:9]: each.metadata["citation"] for each in near}
     assert cites == {"(a) Lid. ": "47 CFR 300.3(a)", "(b) Kettl": "47 CFR 300.3(b)", "(c) Pan m": "47 CFR 300.3(c)"}
@@ -119,6 +119,6 @@ def test_no_citation_no_neighbour() -> None:
 
 def test_entries_only_under_definitions() -> None:
     """Sentences that look like definitions count only where the heading says that terms are defined."""
-    assert neighbours.entries([passage("(a) Lid. What closes a vessel.", 0, RULE)]) == []
-    assert neighbours.entries([passage("no term stands here", 0, RULE, heading="Definitions")]) == []
-    assert [entry.term for entry in neighbours.entries([TERMS])] == ["Lid", "Kettle", "Pan"]
+    assert definitions.entries([passage("(a) Lid. What closes a vessel.", 0, RULE)]) == []
+    assert definitions.entries([passage("no term stands here", 0, RULE, heading="Definitions")]) == []
+    assert [entry.term for entry in definitions.entries([TERMS])] == ["Lid", "Kettle", "Pan"]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import quantities
-from chains.quantities import Figures
+import quantities
+from quantities import Figures
 
 
 def read(text: str) -> list[tuple[float, str]]:

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrievers import ranking
+from retrievers import features, ranking
 from retrievers.documents import Passage
-from retrievers.ranking import Candidate
+from retrievers.features import Candidate
 from retrievers.stages import ALL
 
 
@@ -103,3 +103,44 @@ def test_spread() -> None:
     """A section's third passage waits until other sections had their turn; nothing is lost."""
     found = [passage(f"t{n}", "47 CFR 300.1") for n in range(3)] + [passage("other", "47 CFR 300.2")]
     assert [each.page_content for each in ranking.spread(found)] == ["t0", "t1", "other", "t2"]
+
+
+def test_asked_definition() -> None:
+    """Who asks what a term means gets its definition before a passage that merely uses it; who asks of its power does not."""
+    uses = candidate(
+        "(a) Each kettle lamp is held by a kettle lamp holder near the kettle lamp.", "47 CFR 300.2", dense=1, sparse=1
+    )
+    defined = candidate("(9) Kettle lamp. A light that shows when water boils.", "47 CFR 300.3(a)(9)", dense=2, sparse=2)
+    defined.passage.metadata["heading"] = "Part 300 > § 300.3 Definitions."
+    others = [candidate(f"The lid number {n} must be closed.", dense=n, sparse=n) for n in range(3, 9)]
+    assert first("What is meant by kettle lamp?", uses, defined, *others) == defined.passage.page_content
+    assert first("Who holds each kettle lamp near the kettle?", uses, defined, *others) == uses.passage.page_content
+
+
+def test_title_of_the_section() -> None:
+    """A question that has the title of a section in it finds the section, whatever its passages say."""
+    other = candidate("Steam signals may be sent to foreign kettles by all.", "47 CFR 300.4", dense=1, sparse=2)
+    titled = candidate("What is sent abroad must be short.", "47 CFR 300.5", dense=2, sparse=1)
+    titled.passage.metadata["heading"] = "Part 300 > § 300.5 International steam signals."
+    other.passage.metadata["heading"] = "Part 300 > § 300.4 Signals by night."
+    assert first("which international steam signals may a kettle send?", other, titled) == titled.passage.page_content
+
+
+def test_figures_of_the_question() -> None:
+    """A figure counts where it stands in whatever unit, and where a range holds it."""
+    found = [
+        candidate(f"Steam whistles at {figure} only.", dense=1, sparse=1) for figure in ("2400 MHz", "5150-5250 MHz", "9 GHz")
+    ]
+    shared = features.of_texts("May a kettle whistle at 2.4 GHz or at 5200 MHz?", found, terms)
+    assert shared["figures"] == [0.5, 0.0, 0.0]
+    assert shared["ranges"] == [0.0, 0.5, 0.0]
+    assert features.of_texts("May a kettle whistle?", found, terms)["figures"] == [0.0, 0.0, 0.0]
+
+
+def test_words_close_together() -> None:
+    """Words that stand close together are worth more than the same ones far apart."""
+    apart = candidate("kettle " + "filler " * 60 + "whistle", dense=1, sparse=1)
+    close = candidate("kettle whistle " + "filler " * 60, dense=1, sparse=1)
+    shared = features.of_texts("kettle whistle", [apart, close], terms)
+    assert shared["coverage"][0] == shared["coverage"][1] == 1.0
+    assert shared["window"][0] < shared["window"][1] == 1.0

@@ -103,6 +103,14 @@ def test_short_neighbours_share_a_passage() -> None:
     assert _cites(passages) == ["47 CFR 7.10(a)"]
 
 
+@pytest.mark.parametrize(("title", "count"), [("Definitions", 3), ("Vessels", 1)])
+def test_a_definition_is_a_passage(title: str, count: int) -> None:
+    """Under "Definitions" each term has a passage of its own, cited by its own paragraph; elsewhere the same lines share one."""
+    lines = ["(a) Kettle. A vessel.", "(b) Lid. It closes a kettle.", "(c) Steam means vapour."]
+    found = _split(_document(Piece(f"§ 7.3 {title}.", "heading", SECTION), *map(Piece, lines)))
+    assert _cites(found) == [f"47 CFR 7.3({letter})" for letter in "abc"][:count]
+
+
 def test_a_new_letter_begins_a_passage_once_one_is_half_full() -> None:
     """A passage more than half full ends before the next paragraph of the first level, though that would fit."""
     passages = _split(_section("(a) " + _sentences(6), "(1) Short.", "(b) Short, too."), limit=400)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from chains import units
-from chains.units import Unit
+from quantities import units
+from quantities.units import Unit
 
 EXACT = 1e-9  # relative; what floating point may lose
 ROUNDED = 0.002  # relative; 2.48 GHz stands for 2483.5 MHz, 2.5 GHz does not
