@@ -7,6 +7,7 @@ are asked for once with each seed, greedy ones once.
 """
 
 import argparse
+import sys
 
 import httpx
 
@@ -38,6 +39,13 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     given = parser.parse_args()
+    try:
+        _run(given)
+    except httpx.ConnectError:
+        sys.exit(f"no server answers at {given.url}: start one with fcc-rag serve, or name it with --url")
+
+
+def _run(given: argparse.Namespace) -> None:
     runs = [(t, seed) for t in given.temperatures for seed in (given.seeds if t else given.seeds[:1])]
     right: dict[tuple[float, int], int] = dict.fromkeys(runs, 0)
     found = 0

@@ -16,8 +16,9 @@ from llm.requests import Sampling
 
 START_LIMIT = 300  # seconds; a 13B model is read and compiled in a minute or two
 STEP_LIMIT = 300  # seconds without a word; a step of a 13B model takes one or two minutes on a small machine
-# Results must not depend on the machine: without these, keys and values are kept in 8 bits and some CPUs compute in bfloat16.
-PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}
+# Results must not depend on the machine: without these, keys and values are kept in 8 bits, and some CPUs compute in bfloat16 or
+# round activations to 8 bits, 32 of them at a time, where they multiply weights of 8 bits.
+PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
 class OpenVino:

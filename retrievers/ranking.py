@@ -29,7 +29,7 @@ WEIGHTS = {
     "figures": 2.21,
     "ranges": 1.49,
 }
-_OF_ONE_PLACE = 2  # passages of a section, after which others have their turn
+_OF_ONE_PLACE = 3  # passages of a section, after which others have their turn
 _SAME = 0.9  # share of word pairs from which on two passages of one place are one
 _FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 
@@ -70,7 +70,7 @@ def candidates(
 
 
 def spread(passages: Sequence[Passage]) -> list[Passage]:
-    """The same passages, with no more than two of one place before the first two of every other."""
+    """The same passages, with no more than three of one place before the first three of every other."""
     seen: Counter[str] = Counter()
     first: list[Passage] = []
     later: list[Passage] = []

@@ -15,7 +15,7 @@ from llm.requests import Finished, Piece, Sampling
 
 pytestmark = pytest.mark.models
 
-MOST_LOSS = 0.02  # of perplexity; a form of the weights that loses more must not be a default
+MOST_LOSS = 0.003  # of perplexity; weights of 8 bits lose 0.001, activations of 8 bits beside them 0.004
 ROW = 512  # tokens
 QUESTIONS = (
     "How often must an amateur station transmit its call sign?",
@@ -41,7 +41,7 @@ def rows(tokenizer: Any) -> list[list[int]]:
 
 
 def test_perplexity(reference: tuple[Any, Any]) -> None:
-    """The default engine predicts text as well as the float32 model does: its perplexity is at most 2% higher."""
+    """The default engine predicts text as well as the float32 model does, on whatever CPU: its perplexity is hardly higher."""
     import torch
 
     model, tokenizer = reference

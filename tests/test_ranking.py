@@ -100,9 +100,9 @@ def test_fold() -> None:
 
 
 def test_spread() -> None:
-    """A section's third passage waits until other sections had their turn; nothing is lost."""
-    found = [passage(f"t{n}", "47 CFR 300.1") for n in range(3)] + [passage("other", "47 CFR 300.2")]
-    assert [each.page_content for each in ranking.spread(found)] == ["t0", "t1", "other", "t2"]
+    """A section's fourth passage waits until other sections had their turn; nothing is lost."""
+    found = [passage(f"t{n}", "47 CFR 300.1") for n in range(4)] + [passage("other", "47 CFR 300.2")]
+    assert [each.page_content for each in ranking.spread(found)] == ["t0", "t1", "t2", "other", "t3"]
 
 
 def test_asked_definition() -> None:
