@@ -154,7 +154,8 @@ class Figures:
         self._ranges: list[tuple[str, float, float]] = []
         unique = {(figure.number, figure.unit): figure for figure in found if figure.unit}
         bare = [figure for figure in found if figure.unit is None and not figure.spelled]
-        for unit in _heads(text) if bare else ():  # in a table the unit stands in the column's head
+        heads = _heads(text) if bare else ()  # in a table the unit stands in the column's head
+        for unit in heads:
             for figure in bare:
                 if abs(figure.number) <= units.MOST_DECIBELS or not unit.decibels:
                     unique.setdefault((figure.number, unit), replace(figure, unit=unit))
@@ -166,6 +167,8 @@ class Figures:
         for low, high in pairwise(found):
             if high.ranges and low.unit and high.unit and low.unit.kind == high.unit.kind:
                 self._ranges.append((low.unit.kind, low.value, high.value))
+            elif high.ranges and not (low.unit or high.unit or low.spelled):
+                self._ranges += [(u.kind, u.in_base(low.number), u.in_base(high.number)) for u in heads if not u.decibels]
 
     def has(self, figure: Figure) -> bool:
         """Whether the text has this figure: in its own unit exactly, in another one rounded to the digits it is given with."""

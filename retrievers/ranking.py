@@ -1,7 +1,8 @@
 """Puts what dense and BM25 search found into one order, by what question and passage share. Knows neither store nor model.
 
 The weights were fitted to questions of amateur-radio examinations over 2,850 sections (a softmax over each question's candidates,
-five-fold cross-validated): benchmarks/ranking.py. See docs/retrieval.md.
+five-fold cross-validated): benchmarks/ranking.py. Those of figures and ranges, which such questions seldom name, are what serves
+questions for the rows of tables: benchmarks/tables.py. See docs/retrieval.md.
 """
 
 import re
@@ -26,8 +27,8 @@ WEIGHTS = {
     "heading": 2.43,
     "title": 0.5,
     "definition": 16.0,
-    "figures": 2.21,
-    "ranges": 1.49,
+    "figures": 3.0,
+    "ranges": 4.0,
 }
 _OF_ONE_PLACE = 3  # passages of a section, after which others have their turn
 _SAME = 0.9  # share of word pairs from which on two passages of one place are one

@@ -123,6 +123,17 @@ def test_range_spans() -> None:
     assert not figures.spans(outside)
 
 
+def test_range_below_a_head_spans() -> None:
+    """In a table the unit of a range stands in the column's head; where no head names one, a range spans nothing."""
+    rows = "| 30-88 | 100 |\n| 88-216 | 150 |"
+    (inside,) = quantities.find("100 MHz")
+    (outside,) = quantities.find("300 MHz")
+    table = Figures(f"| Frequency (MHz) | Field strength |\n| --- | --- |\n{rows}")
+    assert table.spans(inside)
+    assert not table.spans(outside)
+    assert not Figures(rows).spans(inside)
+
+
 METRIC = [("GHz", "MHz"), ("MHz", "kHz"), ("W", "mW"), ("kW", "watts"), ("V/m", "mV/m"), ("m", "cm"), ("hours", "minutes")]
 
 
