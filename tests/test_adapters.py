@@ -53,8 +53,13 @@ def rewrite(adapter: Path, **values: Any) -> None:
 
 @pytest.fixture(scope="module")
 def trained(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> loader.Loaded:
-    """The model as it was when training ended: the adapter beside a base in NF4."""
-    return loader.load(llm(base, adapter, adapter_mode="attach", quantization="nf4"), cache=tmp_path_factory.mktemp("c"))
+    """The model as it was when training ended: the adapter beside a base in NF4.
+
+    In training mode, for else bitsandbytes computes in bfloat16 on a CPU that can.
+    """
+    loaded = loader.load(llm(base, adapter, adapter_mode="attach", quantization="nf4"), cache=tmp_path_factory.mktemp("c"))
+    loaded.model.train()
+    return loaded
 
 
 def test_attached(trained: loader.Loaded, base: Path, tmp_path: Path) -> None:
