@@ -7,7 +7,7 @@ the passages (or of their headings) have it.
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,17 +62,18 @@ def of_texts(question: str, candidates: Sequence[Candidate], terms: Terms) -> di
     headed = [[*terms(_heading(candidate.passage)), *text] for candidate, text in zip(candidates, texts, strict=True)]
     highest = max((candidate.bm25 for candidate in candidates), default=0.0) or 1.0
     rarity = _rarity([set(text) for text in headed])
+    words = {term: rarity(term) for term in asked}
     figures, ranges = _figures(question, candidates)
     return {
         "cosine": [candidate.cosine for candidate in candidates],
         "bm25": [candidate.bm25 / highest for candidate in candidates],
-        "coverage": _coverage(asked, headed, rarity),
-        "window": _windows(asked, headed, rarity),
+        "coverage": _shares([sum(words[term] for term in words.keys() & set(text)) for text in headed], words),
+        "window": _shares([_densest(text, words) for text in headed], words),
         "pairs": _pairs(asked, texts),
         "length": [len(text) / _LONG for text in headed],
         "heading": _headings(asked, titles),
         "title": [min(len(words), _TITLE) if _runs(words, asked) else 0.0 for words in titles],
-        "definition": _definitions(question, asked, candidates, terms, rarity),
+        "definition": _shares(_definitions(question, asked, candidates, terms, words), words),
         "figures": figures,
         "ranges": ranges,
     }
@@ -101,19 +102,13 @@ def _rarity(sets: Iterable[set[int]]) -> Callable[[int], float]:
     return lambda term: math.log1p((len(many) - having[term] + 0.5) / (having[term] + 0.5))
 
 
-def _coverage(asked: Sequence[int], texts: Sequence[Sequence[int]], rarity: Callable[[int], float]) -> list[float]:
-    words = {term: rarity(term) for term in asked}
+def _shares(worths: Sequence[float], words: Mapping[int, float]) -> list[float]:
+    """Of all that the question's words are worth."""
     total = sum(words.values()) or 1.0
-    return [sum(words[term] for term in words.keys() & set(text)) / total for text in texts]
+    return [worth / total for worth in worths]
 
 
-def _windows(asked: Sequence[int], texts: Sequence[Sequence[int]], rarity: Callable[[int], float]) -> list[float]:
-    words = {term: rarity(term) for term in asked}
-    total = sum(words.values()) or 1.0
-    return [_densest(text, words) / total for text in texts]
-
-
-def _densest(text: Sequence[int], words: dict[int, float]) -> float:
+def _densest(text: Sequence[int], words: Mapping[int, float]) -> float:
     """The most worth of different words that stand within one window of the text."""
     best = 0.0
     hits = [(at, term) for at, term in enumerate(text) if term in words]
@@ -148,17 +143,17 @@ def _runs(words: Sequence[int], text: Sequence[int]) -> bool:
 
 
 def _definitions(
-    question: str, asked: Sequence[int], candidates: Sequence[Candidate], terms: Terms, rarity: Callable[[int], float]
+    question: str, asked: Sequence[int], candidates: Sequence[Candidate], terms: Terms, words: Mapping[int, float]
 ) -> list[float]:
+    """For each candidate the worth of the most telling term that it defines, if the question asks what a term of it means."""
     if not _ASKS_MEANING.search(question):
         return [0.0] * len(candidates)
-    total = sum(rarity(term) for term in set(asked)) or 1.0
 
-    def share(term: str) -> float:
-        words = terms(term)
-        return sum(rarity(word) for word in set(words)) / total if _runs(words, asked) else 0.0
+    def worth(term: str) -> float:
+        run = terms(term)
+        return sum(words[word] for word in set(run)) if _runs(run, asked) else 0.0
 
-    return [max((share(entry.term) for entry in definitions.entries([each.passage])), default=0.0) for each in candidates]
+    return [max((worth(entry.term) for entry in definitions.entries([each.passage])), default=0.0) for each in candidates]
 
 
 def _figures(question: str, candidates: Sequence[Candidate]) -> tuple[list[float], list[float]]:
