@@ -55,6 +55,9 @@ class Dense(Embeddings):
     def count_tokens(self, text: str) -> int:
         """How many of `limit` tokens the text takes, the model's own special tokens included."""
 
+    def release(self) -> None:
+        """Let go of the memory that only documents need, until there are some again."""
+
 
 class Transformer(Dense):
     """A sentence-transformers model behind LangChain's HuggingFaceEmbeddings. Any thread may use it.
@@ -99,7 +102,7 @@ class Converted(Dense):
     """A model that `conversion` has made for OpenVINO. Any thread may use it.
 
     Questions and documents are computed apart, so that a question need not wait for a batch of documents. What computes
-    documents is made when there are some: a server that only answers goes without its memory.
+    documents is made when there are some, and let go of by `release`: a server that only answers goes without its memory.
     """
 
     def __init__(self, folder: Path, *, name: str, digest: str) -> None:
@@ -119,6 +122,10 @@ class Converted(Dense):
         with self._documenting:
             self._documents = self._documents or vectors.Runner(self._model)
             return list(self._documents.embed(texts).tolist())
+
+    def release(self) -> None:
+        with self._documenting:
+            self._documents = None
 
     def count_tokens(self, text: str) -> int:
         return self._model.count_tokens(text)

@@ -98,7 +98,10 @@ class Indexer:
         """
         started = time.monotonic()
         run = _Run(self._store, self._cache, on_progress or (lambda _: None), should_stop or (lambda: False))
-        run.read(paths)
+        try:
+            run.read(paths)
+        finally:
+            self._store.dense.release()
         if prune and not run.report.stopped:
             run.prune(paths)
         if (run.report.passages_written or run.report.documents_pruned) and not run.report.stopped:

@@ -6,20 +6,24 @@ import math
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fakes_retrieval import opened
 from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
+from test_index import write_files
 
 import settings
-from errors import SettingsError, WeightsError
+from errors import SettingsError, StoreError, WeightsError
 from retrievers import conversion, embeddings, vectors
 from retrievers.embeddings import Bm25, Converted, Dense, Transformer
+from retrievers.index import Indexer
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [
@@ -179,6 +183,33 @@ def test_question_does_not_wait_for_documents(converted: Converted) -> None:
         converted.embed_query(f"question {number} in between")
     assert busy.is_alive()
     busy.join(120)
+
+
+@pytest.mark.models
+def test_ingestion_gives_its_memory_back(converted: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What embeds documents, a copy of the weights, is gone after an ingestion, also a failed one; the next has it anew."""
+    made: list[weakref.ref[vectors.Runner]] = []
+
+    class Noted(vectors.Runner):
+        def __init__(self, model: vectors.Model) -> None:
+            super().__init__(model)
+            made.append(weakref.ref(self))
+
+    def fail(_: object) -> None:
+        raise StoreError("the disk is full")
+
+    converted.release()
+    monkeypatch.setattr(vectors, "Runner", Noted)
+    write_files(tmp_path, 3)
+    store = opened(tmp_path / "store", converted)
+    Indexer(store).ingest([tmp_path / "001.txt"])
+    assert [ref() for ref in made] == [None]
+    monkeypatch.setattr(store, "upsert", fail)
+    with pytest.raises(StoreError, match="full"):
+        Indexer(store).ingest([tmp_path])
+    assert [ref() for ref in made] == [None, None]
+    assert len(converted.embed_documents(["once more"])) == 1
+    store.close()
 
 
 @pytest.mark.models
