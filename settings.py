@@ -28,6 +28,9 @@ def _expanded(value: object) -> object:
 Folder = Annotated[Path, BeforeValidator(_expanded)]
 
 
+Activations = Literal["float", "int8"]
+
+
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcc-rag"
 
@@ -66,6 +69,7 @@ class LLM(_Section):
     llm_window: Annotated[int, Field(ge=256)] | None = None
     llm_tokenizer: str = ""
     llm_engine: Literal["auto", "openvino", "transformers"] = "auto"
+    llm_activations: Activations = "float"
     local_model_path: str = ""
     local_base_model_path: str = ""
     local_adapter_path: str = ""
@@ -88,6 +92,8 @@ class LLM(_Section):
             raise ValueError("MAX_GPU_MEMORY needs DEVICE_MAP=auto")
         if self.llm_engine == "openvino" and self.device_map not in {"", "cpu"}:
             raise ValueError(f"LLM_ENGINE=openvino runs on the CPU; DEVICE_MAP={self.device_map} needs transformers")
+        if self.llm_engine == "transformers" and self.llm_activations != "float":
+            raise ValueError(f"LLM_ACTIVATIONS={self.llm_activations} is for OpenVINO; LLM_ENGINE=transformers does not have it")
         if self.llm_backend == "openai" and not self.llm_base_url:
             raise ValueError("LLM_BACKEND=openai needs LLM_BASE_URL, such as http://localhost:8000/v1")
         if self.llm_backend == "openai" and (self.local_model_path or self.local_base_model_path):

@@ -118,14 +118,16 @@ def started(server: Server, python: str, clients: int, folder: Path) -> Iterator
 
 
 def ours(weights: Weights, max_tokens: int, store: Path) -> Server:
-    """This checkout with its default settings, asked for the model itself, without retrieval."""
+    """This checkout with its default settings but for LLM_ACTIVATIONS, asked for the model itself, without retrieval."""
+    activations = os.environ.get("LLM_ACTIVATIONS", "float")
 
     def command(python: str, port: int, _: int) -> list[str]:
         return [python, "-m", "uvicorn", "server:app", "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
 
-    env = {"QDRANT_PATH": str(store), "QDRANT_HOST": ""}
+    env = {"QDRANT_PATH": str(store), "QDRANT_HOST": "", "LLM_ACTIVATIONS": activations}
+    settings = "defaults; POST /v1/chat/completions" if activations == "float" else f"LLM_ACTIVATIONS={activations}"
     face = _openai(weights.name, max_tokens, COUNTED)
-    return Server(OURS, OURS, command, face, "/api/health", "defaults; POST /v1/chat/completions", env)
+    return Server(OURS, OURS, command, face, "/api/health", settings, env)
 
 
 def _langserve(weights: Weights, max_tokens: int) -> Server:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import settings
+from errors import SettingsError
 from llm import graphs, loader
 from llm.engine import Engine
 
@@ -49,7 +50,11 @@ class Opened:
 def open(llm: settings.LLM, *, cache: Path) -> Opened:  # noqa: A001 -- it is read as `engines.open`
     """Load the model that `llm` names and start its engine. Raises SettingsError, WeightsError, AdapterError and EngineError."""
     llm = llm.served()
-    return _openvino(llm, cache) if choose(llm, cache=cache) == "openvino" else _transformers(llm, cache)
+    if choose(llm, cache=cache) == "openvino":
+        return _openvino(llm, cache)
+    if llm.llm_activations != "float":
+        raise SettingsError(f"LLM_ACTIVATIONS={llm.llm_activations} is for OpenVINO, and transformers runs this model here")
+    return _transformers(llm, cache)
 
 
 def choose(llm: settings.LLM, *, cache: Path) -> Name:
@@ -71,14 +76,19 @@ def choose(llm: settings.LLM, *, cache: Path) -> Name:
 
 
 def _openvino(llm: settings.LLM, cache: Path) -> Opened:
-    from llm.openvino import PRECISION, OpenVino
+    from llm.openvino import OpenVino
 
     graph = graphs.prepare(llm, cache=cache)
     tokenizer = graph.tokenizer()
 
     def backend() -> OpenVino:
         return OpenVino(
-            graph.folder, end_tokens=graph.end_tokens, slots=llm.max_running, capacity=llm.kv_cache_tokens, chunk=CHUNK
+            graph.folder,
+            end_tokens=graph.end_tokens,
+            slots=llm.max_running,
+            capacity=llm.kv_cache_tokens,
+            chunk=CHUNK,
+            activations=llm.llm_activations,
         )
 
     return Opened(
@@ -90,7 +100,7 @@ def _openvino(llm: settings.LLM, cache: Path) -> Opened:
         adapter=loader.Adapter(loader.adapter_name(llm), llm.adapter_mode) if llm.local_adapter_path else None,
         quantization=graph.quantization,
         device="cpu",
-        dtype={"f32": "float32"}[PRECISION["INFERENCE_PRECISION_HINT"]],
+        dtype="float32" if llm.llm_activations == "float" else f"float32, activations {llm.llm_activations}",
         memory_bytes=graph.memory_bytes,
     )
 

@@ -9,6 +9,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import settings
 from errors import EngineError, FccRagError
 from llm.backend import BackendLost, Output
 from llm.openvino_worker import BLOCK, Add, Cancel, Moved, Setup
@@ -16,9 +17,15 @@ from llm.requests import Sampling
 
 START_LIMIT = 300  # seconds; a 13B model is read and compiled in a minute or two
 STEP_LIMIT = 300  # seconds without a word; a step of a 13B model takes one or two minutes on a small machine
-# Results must not depend on the machine: without these, keys and values are kept in 8 bits, and some CPUs compute in bfloat16 or
-# round activations to 8 bits, 32 of them at a time, where they multiply weights of 8 bits.
-PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+# Results must not depend on the machine: without these, keys and values are kept in 8 bits, and some CPUs compute in bfloat16.
+_PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16"}
+# How many activations share a scale where they are rounded to 8 bits for weights of 8 bits, as only CPUs with VNNI do; 0: none.
+_GROUP = {"float": "0", "int8": "32"}
+
+
+def precision(activations: settings.Activations) -> dict[str, str]:
+    """OpenVINO's properties for how exactly it computes."""
+    return _PRECISION | {"DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP[activations]}
 
 
 class OpenVino:
@@ -27,7 +34,16 @@ class OpenVino:
     block = BLOCK
     preempts = True
 
-    def __init__(self, folder: Path, *, end_tokens: tuple[int, ...], slots: int, capacity: int, chunk: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        end_tokens: tuple[int, ...],
+        slots: int,
+        capacity: int,
+        chunk: int,
+        activations: settings.Activations = "float",
+    ) -> None:
         """`folder` holds openvino_model.xml; `capacity` is in tokens. Raises EngineError when the model does not start."""
         blocks = max(1, capacity // BLOCK)
         self.slots, self.capacity = slots, blocks * BLOCK
@@ -39,7 +55,7 @@ class OpenVino:
             self._process = start("run", str(theirs.fileno()), pass_fds=(theirs.fileno(),))
         self._pipe = Connection(ours.detach())
         try:
-            self._pipe.send(Setup(folder, end_tokens, slots, blocks, chunk, PRECISION))
+            self._pipe.send(Setup(folder, end_tokens, slots, blocks, chunk, precision(activations)))
             answer = self._pipe.recv() if self._pipe.poll(START_LIMIT) else f"not loaded within {START_LIMIT} seconds"
         except (EOFError, OSError):
             answer = f"its process ended while it loaded, {self._exit()}"

@@ -47,6 +47,17 @@ def test_every_source_is_the_same_model(model: Path, gguf: Path, tmp_path: Path)
     assert folder == greedy(LLM(local_model_path=str(model), llm_engine="transformers", **as_it_is), tmp_path)
 
 
+def test_activations_in_8_bits(model: Path, tmp_path: Path) -> None:
+    """OpenVINO may round activations if asked to, and status says so; where transformers runs the model the start stops."""
+    llm = LLM(local_model_path=str(model), device_map="cpu", llm_activations="int8")
+    assert greedy(llm, tmp_path)
+    opened = engines.open(llm, cache=tmp_path)
+    opened.engine.close()
+    assert opened.about()["dtype"] == "float32, activations int8"
+    with pytest.raises(SettingsError, match="LLM_ACTIVATIONS=int8 is for OpenVINO"):
+        engines.open(llm.model_copy(update={"quantization": "nf4"}), cache=tmp_path)
+
+
 def test_made_once(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A graph is made by the first start and found by the next; the GGUF file between is not kept."""
     llm = LLM(local_model_path=str(model), device_map="cpu")

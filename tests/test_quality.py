@@ -10,12 +10,13 @@ from engines import wait_until
 
 import settings
 from llm import checkpoint, engines, graphs, loader
-from llm.openvino import PRECISION
+from llm.openvino import precision
 from llm.requests import Finished, Piece, Sampling
 
 pytestmark = pytest.mark.models
 
-MOST_LOSS = 0.003  # of perplexity; weights of 8 bits lose 0.001, activations of 8 bits beside them 0.004
+# Of perplexity: weights of 8 bits lose 0.001, activations of 8 bits beside them 0.004, where the CPU can have those.
+MOST_LOSS: dict[settings.Activations, float] = {"float": 0.003, "int8": 0.01}
 ROW = 512  # tokens
 QUESTIONS = (
     "How often must an amateur station transmit its call sign?",
@@ -41,7 +42,10 @@ def rows(tokenizer: Any) -> list[list[int]]:
 
 
 def test_perplexity(reference: tuple[Any, Any]) -> None:
-    """The default engine predicts text as well as the float32 model does, on whatever CPU: its perplexity is hardly higher."""
+    """The default engine predicts text as well as the float32 model does, on whatever CPU: its perplexity is hardly higher.
+
+    With LLM_ACTIVATIONS=int8, which is not the default, it may be somewhat higher.
+    """
     import torch
 
     model, tokenizer = reference
@@ -51,13 +55,15 @@ def test_perplexity(reference: tuple[Any, Any]) -> None:
         for ids in texts:
             tensor = torch.tensor([ids])
             expected.append(float(model(input_ids=tensor, labels=tensor).loss))
-    got = losses(texts)
-    before, after = (math.exp(sum(each) / len(each)) for each in (expected, got))
+    before = math.exp(sum(expected) / len(expected))
     assert 3 < before < 60  # it is a language model, and this is text
-    assert after / before - 1 < MOST_LOSS, f"{before:.3f} in float32, {after:.3f} in OpenVINO"
+    for activations, most in MOST_LOSS.items():
+        got = losses(texts, activations)
+        after = math.exp(sum(got) / len(got))
+        assert after / before - 1 < most, f"{before:.3f} in float32, {after:.3f} in OpenVINO with activations in {activations}"
 
 
-def losses(texts: list[list[int]]) -> list[float]:
+def losses(texts: list[list[int]], activations: settings.Activations) -> list[float]:
     """Mean negative log-probability of each row's tokens, by OpenVINO with the settings we serve with."""
     import numpy as np
     import openvino  # type: ignore[import-untyped]
@@ -67,7 +73,7 @@ def losses(texts: list[list[int]]) -> list[float]:
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = 64
     scheduler.max_num_batched_tokens = engines.CHUNK
-    pipe = genai.ContinuousBatchingPipeline(str(graph.folder), scheduler, "CPU", PRECISION)
+    pipe = genai.ContinuousBatchingPipeline(str(graph.folder), scheduler, "CPU", precision(activations))
     config = genai.GenerationConfig(max_new_tokens=1, echo=True, logprobs=1, apply_chat_template=False)
     config.set_eos_token_id(graph.end_tokens[0])
     means = []
