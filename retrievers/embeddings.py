@@ -21,6 +21,7 @@ from langchain_qdrant.sparse_embeddings import SparseEmbeddings, SparseVector
 from qdrant_edge import Bm25 as Encoder
 from qdrant_edge import SparseVector as EncodedVector
 
+import quantities
 import weights
 from errors import WeightsError
 from retrievers import conversion, vectors
@@ -132,17 +133,20 @@ class Converted(Dense):
 
 
 class Bm25(SparseEmbeddings):
-    """BM25 term weights, those of a Qdrant server's `qdrant/bm25`; the store adds the inverse document frequency."""
+    """BM25 term weights, those of a Qdrant server's `qdrant/bm25`; the store adds the inverse document frequency.
+
+    A figure with a unit is a word more, the same one however it is written: 60 m and 60-meter, 1 W, 1000 mW and one watt.
+    """
 
     def __init__(self) -> None:
         self._encoder = Encoder()
         self._term = functools.lru_cache(_WORDS)(lambda word: tuple(self._encoder.embed_query(word).indices))
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
-        return [_sparse(self._encoder.embed_document(text)) for text in texts]
+        return [_sparse(self._encoder.embed_document(_with_figures(text))) for text in texts]
 
     def embed_query(self, text: str) -> SparseVector:
-        return _sparse(self._encoder.embed_query(text))
+        return _sparse(self._encoder.embed_query(_with_figures(text)))
 
     def terms(self, text: str) -> list[int]:
         """The words of a text that count, in their order, as the numbers that stand for them in its vector."""
@@ -213,6 +217,12 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _with_figures(text: str) -> str:
+    """The text, and for each figure with a unit a word of letters and digits that no text has."""
+    named = [(figure.unit.kind, figure.value) for figure in quantities.find(text) if figure.unit]
+    return " ".join([text, *(re.sub(r"\W", "", f"{kind}{value:.3e}".replace("-", "n")) for kind, value in named)])
 
 
 def _sparse(vector: EncodedVector) -> SparseVector:

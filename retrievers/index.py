@@ -27,7 +27,7 @@ from retrievers.loaders.pieces import LoadFailure
 from retrievers.store import Copy, Store
 from retrievers.vector_cache import VectorCache
 
-_FORMAT = 3  # raise it when passages or vectors are made in another way: then all documents are written again
+_FORMAT = 4  # raise it when passages or vectors are made in another way: then all documents are written again
 _WINDOW = 512  # passages sorted by length together, so that a batch holds little padding
 
 logger = logging.getLogger(__name__)

@@ -90,6 +90,25 @@ def test_bm25_question_finds_inflected_words() -> None:
     assert bm25.embed_query("of the").indices == []
 
 
+@pytest.mark.parametrize(
+    ("question", "passage", "meet"),
+    [
+        ("on the 60-meter band", "in the 60 m band", 3),
+        ("1000 mW", "one watt", 1),
+        ("2.4 GHz", "from 2400 to 2483.5 MHz", 1),
+        ("-41.3 dBm", "\N{MINUS SIGN}41.3 dBm", 4),
+        ("60 kHz", "60 m", 1),
+        ("60 km", "6 km", 1),
+        ("100 volts", "100 V/m", 1),
+        ("below 200 nW", "at 200 W", 1),
+    ],
+)
+def test_bm25_figures_are_words(question: str, passage: str, meet: int) -> None:
+    """A figure in a question meets the same figure in other words, and no other figure; so many words meet here."""
+    bm25 = Bm25()
+    assert len(set(bm25.embed_query(question).indices) & set(bm25.embed_documents([passage])[0].indices)) == meet
+
+
 @pytest.mark.models
 def test_model_describes_itself(dense: Dense) -> None:
     """The model knows its name, its size, how much it reads, and a digest of its weights."""
