@@ -90,7 +90,7 @@ def bare(python: str) -> Iterator[Bare]:
         "enable_prefix_caching": True,
     }
     command = [python, str(BARE), "--model", str(graph.folder), "--end-tokens", *map(str, graph.end_tokens)]
-    command += ["--scheduler", json.dumps(scheduler), "--properties", json.dumps(openvino.precision("float"))]
+    command += ["--scheduler", json.dumps(scheduler), "--properties", json.dumps(openvino.properties("float"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Bare(process)

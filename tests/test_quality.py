@@ -10,7 +10,7 @@ from engines import wait_until
 
 import settings
 from llm import checkpoint, engines, graphs, loader
-from llm.openvino import precision
+from llm.openvino import properties
 from llm.requests import Finished, Piece, Sampling
 
 pytestmark = pytest.mark.models
@@ -73,7 +73,7 @@ def losses(texts: list[list[int]], activations: settings.Activations) -> list[fl
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = 64
     scheduler.max_num_batched_tokens = engines.CHUNK
-    pipe = genai.ContinuousBatchingPipeline(str(graph.folder), scheduler, "CPU", precision(activations))
+    pipe = genai.ContinuousBatchingPipeline(str(graph.folder), scheduler, "CPU", properties(activations))
     config = genai.GenerationConfig(max_new_tokens=1, echo=True, logprobs=1, apply_chat_template=False)
     config.set_eos_token_id(graph.end_tokens[0])
     means = []
