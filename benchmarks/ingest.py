@@ -88,6 +88,9 @@ class Watched(Dense):
     def count_tokens(self, text: str) -> int:
         return self._dense.count_tokens(text)
 
+    def release(self) -> None:
+        self._dense.release()
+
 
 class Bench:
     """One run over one text."""
