@@ -220,7 +220,7 @@ def _has_cuda() -> bool:
 
 
 def _with_figures(text: str) -> str:
-    """The text, and for each figure with a unit a word of letters and digits that no text has."""
+    """The text, and for each figure with a unit a word of its kind and value, such as power1000e00, which nobody writes."""
     named = [(figure.unit.kind, figure.value) for figure in quantities.find(text) if figure.unit]
     return " ".join([text, *(re.sub(r"\W", "", f"{kind}{value:.3e}".replace("-", "n")) for kind, value in named)])
 
